@@ -1,0 +1,8 @@
+"""Objectives: ``loss(model, guide, *batch)`` gives a scalar tensor, the negative bound summed over the data."""
+
+from pyro_dgm.objectives.elbo import ELBO
+from pyro_dgm.objectives.iwae import IWAE
+from pyro_dgm.objectives.pyro_elbo import PyroELBO
+from pyro_dgm.objectives.weights import log_weights
+
+__all__ = ["ELBO", "IWAE", "PyroELBO", "log_weights"]

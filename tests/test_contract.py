@@ -1,0 +1,262 @@
+"""What every Program keeps, over one table of constructors. A new model is one line in ``PROGRAMS``.
+
+Contract: a second instance, a deepcopy, a replaced layer and ``load_state_dict(assign=True)`` train every parameter;
+Pyro's SVI, Predictive, Importance and NUTS run on the program as they are; state goes out and in; float64 works.
+"""
+
+import copy
+import gc
+
+import pyro
+import pytest
+import torch
+from pyro.infer import MCMC, NUTS, SVI, Importance, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from torch import nn
+
+from pyro_dgm import distributions, nets
+from pyro_dgm.errors import InvalidInput
+from pyro_dgm.models import PPCA, VAE
+from pyro_dgm.objectives import ELBO, IWAE, PyroELBO, log_weights
+from pyro_dgm.program import Pair, Program
+
+SHAPE = (1, 8, 8)
+binary = lambda n: (torch.rand(n, *SHAPE) < 0.3).float()  # noqa: E731
+grey = lambda n: torch.randint(0, 17, (n, *SHAPE)) / 16.0  # noqa: E731
+
+PROGRAMS = {
+    "vae": (lambda: VAE(SHAPE, 3, hidden=(16,)), binary),
+    "vae_conv": (
+        lambda: VAE(
+            SHAPE,
+            3,
+            hidden=(16,),
+            encoder=nets.ConvEncoder(SHAPE, 16, channels=(4, 8)),
+            decoder=nets.ConvDecoder(3, (1, *SHAPE), channels=(8, 4)),
+        ),
+        binary,
+    ),
+    "vae_normal": (
+        lambda: VAE(SHAPE, 3, hidden=(16,), observation=distributions.NormalObservation(SHAPE)),
+        grey,
+    ),
+    "vae_logistic": (
+        lambda: VAE(
+            SHAPE, 3, hidden=(16,), observation=distributions.DiscretizedLogisticObservation(SHAPE, levels=17)
+        ),
+        grey,
+    ),
+    "vae_beta_binomial": (
+        lambda: VAE(
+            SHAPE, 3, hidden=(16,), observation=distributions.BetaBinomialObservation(SHAPE, levels=17)
+        ),
+        grey,
+    ),
+    "ppca": (lambda: PPCA(5, 2), lambda n: torch.randn(n, 5)),
+    "ppca_amortised": (
+        lambda: PPCA(5, 2, posterior=nn.Sequential(nn.Linear(5, 4), distributions.DiagonalNormal(4, 2))),
+        lambda n: torch.randn(n, 5),
+    ),
+}
+programs = pytest.mark.parametrize(("make", "draw"), PROGRAMS.values(), ids=PROGRAMS.keys())
+
+
+def assert_trains_every_parameter(program, x):
+    """Two SVI steps on one tensor change every parameter and keep the module's own tensors in Pyro's store."""
+    before = {name: value.detach().clone() for name, value in program.named_parameters()}
+    svi = SVI(program.model, program.guide, pyro.optim.Adam({"lr": 0.01}), ELBO())
+    svi.step(x)
+    svi.step(x)
+    unchanged = [name for name, value in program.named_parameters() if torch.equal(value, before[name])]
+    assert unchanged == []
+
+
+@programs
+def test_a_second_instance_trains_its_own_parameters(make, draw):
+    first, second, x = make(), make(), draw(6)
+    assert_trains_every_parameter(first, x)
+    frozen = {name: value.detach().clone() for name, value in first.named_parameters()}
+    assert_trains_every_parameter(second, x)
+    assert all(torch.equal(value, frozen[name]) for name, value in first.named_parameters())
+
+
+@programs
+def test_a_deepcopy_trains_its_own_parameters(make, draw):
+    program, x = make(), draw(6)
+    assert_trains_every_parameter(program, x)
+    clone = copy.deepcopy(program)
+    assert clone.pyro_name != program.pyro_name
+    assert_trains_every_parameter(clone, x)
+    assert_trains_every_parameter(program, x)
+
+
+@programs
+def test_a_replaced_parameter_is_trained(make, draw):
+    program, x = make(), draw(6)
+    assert_trains_every_parameter(program, x)
+    for module in program.modules():
+        for name, value in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(value.detach().clone()))
+    assert_trains_every_parameter(program, x)
+
+
+@programs
+def test_state_goes_out_and_in_even_by_assignment(make, draw):
+    program, other, x = make(), make(), draw(6)
+    assert_trains_every_parameter(program, x)
+    assert_trains_every_parameter(other, x)
+    other.load_state_dict(program.state_dict())
+    losses = []
+    for p in (program, other):
+        torch.manual_seed(0)
+        losses.append(ELBO()(p.model, p.guide, x).item())
+    assert losses[0] == losses[1]
+    other.load_state_dict(copy.deepcopy(program.state_dict()), assign=True)
+    for value in other.parameters():
+        value.requires_grad_(True)
+    assert_trains_every_parameter(other, x)
+
+
+@programs
+def test_float64(make, draw):
+    program, x = make().double(), draw(6).double()
+    for objective in (ELBO(), IWAE(3)):
+        loss = objective(program.model, program.guide, x)
+        assert loss.dtype == torch.float64
+        loss.backward()
+    assert all(value.grad.dtype == torch.float64 for value in program.parameters())
+
+
+@programs
+def test_pyro_runs_on_it(make, draw):
+    program, x = make(), draw(3)
+    for loss in (Trace_ELBO(), Trace_ELBO(num_particles=3, vectorize_particles=True), ELBO(2), IWAE(3)):
+        SVI(program.model, program.guide, pyro.optim.Adam({"lr": 0.01}), loss).step(x)
+    draws = Predictive(program.model, guide=program.guide, num_samples=4, parallel=True)(x)
+    assert draws["z"].shape[-3:-1] == (4, 3) or draws["z"].shape[0] == 4
+    assert Predictive(program.model, num_samples=4)(None)["x"].shape[0] == 4
+    posterior = Importance(program.model, program.guide, num_samples=5).run(x)
+    assert torch.isfinite(posterior.get_log_normalizer())
+
+
+@programs
+def test_nuts_runs_on_it(make, draw):
+    program, x = make().eval(), draw(2)
+    for value in program.parameters():
+        value.requires_grad_(False)
+    mcmc = MCMC(NUTS(program.model, max_tree_depth=3), num_samples=4, warmup_steps=4, disable_progbar=True)
+    mcmc.run(x)
+    assert torch.isfinite(mcmc.get_samples()["z"]).all()
+
+
+@programs
+def test_weights_per_datum(make, draw):
+    program, x = make(), draw(4)
+    with torch.no_grad():
+        assert log_weights(program.model, program.guide, x, num_particles=3).shape == (3, 4)
+    assert program.model(n=5).shape[0] == 5
+
+
+@programs
+def test_the_store_forgets_a_program_that_is_gone(make, draw):
+    program, survivor = make(), make()
+    program.other = survivor.model and next(survivor.parameters())  # a tensor that two programs share
+    assert_weights_registered(program, draw(3))
+    assert_weights_registered(survivor, draw(3))
+    name = program.pyro_name
+    del program
+    gc.collect()
+    store = pyro.get_param_store()
+    assert not [key for key in store if key.startswith(f"{name}$$$")]
+    assert all(store.param_name(value) for _, value in store.named_parameters())
+
+
+def assert_weights_registered(program, x):
+    program.guide(x)
+    assert any(key.startswith(f"{program.pyro_name}$$$") for key in pyro.get_param_store())
+
+
+def test_mean_field_elbo_of_pyro_on_the_vae():
+    program, x = VAE(SHAPE, 3, hidden=(16,)), binary(5)
+    torch.manual_seed(1)
+    ours = ELBO(kl="analytic")(program.model, program.guide, x)
+    torch.manual_seed(1)
+    theirs = TraceMeanField_ELBO().differentiable_loss(program.model, program.guide, x)
+    assert torch.allclose(ours, theirs, rtol=1e-6)
+
+
+# ---- Pair: the same contract for a user's functions, as far as Pyro's names allow it
+
+
+def users_pair():
+    net = nn.Linear(1, 2)
+
+    def model(x):
+        scale = pyro.param("scale", torch.tensor(2.0), constraint=pyro.distributions.constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", pyro.distributions.Normal(0.0, 1.0))
+            pyro.sample("x", pyro.distributions.Normal(z, scale), obs=x)
+
+    def guide(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            loc, log_scale = net(x[:, None]).unbind(-1)
+            pyro.sample("z", pyro.distributions.Normal(loc, log_scale.exp()))
+
+    return Pair(model, guide)
+
+
+def test_pair_trains_every_parameter_and_round_trips():
+    pair, x = users_pair(), torch.randn(6)
+    with pytest.raises(InvalidInput, match=r"pair\.materialize"):
+        list(pair.parameters())
+    pair.materialize(x)
+    assert set(pair.state_dict()) == {"scale", "net$$$weight", "net$$$bias"}
+    saved = copy.deepcopy(pair.state_dict())
+    assert_trains_every_parameter(pair, x)
+    pair.load_state_dict(saved)
+    assert all(torch.equal(value, saved[name]) for name, value in pair.state_dict().items())
+    with pytest.raises(RuntimeError, match="missing"):
+        pair.load_state_dict({})
+
+
+def test_pair_takes_autoguides_and_float64():
+    def model(x):
+        loc = pyro.sample("loc", pyro.distributions.Normal(torch.zeros(2, dtype=x.dtype), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", pyro.distributions.Normal(loc[..., :1] + loc[..., 1:], 1.0), obs=x)
+
+    x = torch.randn(6, dtype=torch.float64)
+    for autoguide in (pyro.infer.autoguide.AutoNormal, pyro.infer.autoguide.AutoMultivariateNormal):
+        pyro.clear_param_store()
+        pair = Pair(model, autoguide(model))
+        pair.materialize(x)
+        pair.double()
+        assert_trains_every_parameter(pair, x)
+        assert log_weights(pair.model, pair.guide, x, num_particles=4, joint=True).shape == (4,)
+
+
+def test_materialize_gives_the_random_numbers_back():
+    program, x = VAE(SHAPE, 3, hidden=(16,)), binary(5)
+    state = torch.get_rng_state()
+    program.materialize(x)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_pair_refuses_a_copy():
+    with pytest.raises(InvalidInput, match="cannot be copied"):
+        copy.deepcopy(users_pair())
+
+
+def test_a_program_without_model_says_so():
+    with pytest.raises(TypeError, match="defines no model"):
+        Program().model()
+
+
+def test_pyro_elbo_keeps_gradients_that_wait():
+    program, x = PPCA(5, 2), torch.randn(3, 5)
+    program.materialize(x)
+    program.mean.grad = torch.ones(5)
+    loss = PyroELBO(Trace_ELBO())(program.model, program.guide, x)
+    assert torch.equal(program.mean.grad, torch.ones(5))
+    loss.backward()
+    assert not torch.equal(program.mean.grad, torch.ones(5))
