@@ -16,7 +16,7 @@ from pyro_dgm.objectives.traces import inspect_pair, require_particles
 from pyro_dgm.objectives.weights import log_weights
 
 # Elements of the data that one pass holds for all its particles: the arrays of a pass then stay in the caches.
-_ELEMENTS_PER_PASS = 2**21
+_ELEMENTS_PER_PASS = 2**20
 
 
 @dataclass(frozen=True)

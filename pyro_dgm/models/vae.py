@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.nets import MLP
+from pyro_dgm.nets import MLP, FlattenEvent
 from pyro_dgm.program import Program
 
 
@@ -30,6 +32,7 @@ class VAE(Program):
         data_shape: shape of one datum, (channels, height, width) for images.
         latent_dim: number of latent dimensions.
         hidden: widths of the hidden layers of the default encoder; the default decoder has them in reverse.
+        activation: makes one activation layer of the default networks.
         encoder: network from data to features.
         decoder: network from z to the parameters of the observation.
         prior: piece p(z).
@@ -59,6 +62,7 @@ class VAE(Program):
         latent_dim: int,
         *,
         hidden: Sequence[int] = (200, 200),
+        activation: Callable[[], nn.Module] = nn.ReLU,
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
         prior: nn.Module | None = None,
@@ -71,15 +75,15 @@ class VAE(Program):
             bad = ("latent_dim", latent_dim) if latent_dim < 1 else ("data_shape", data_shape)
             raise InvalidInput("no dimensions", where=bad[0], value=bad[1], expected="integers >= 1")
         if not hidden and (encoder is None or posterior is None):
-            raise InvalidInput(
-                "no layers", where="hidden", expected="at least one width, or an encoder and a posterior"
-            )
+            raise InvalidInput("no layers", where="hidden", expected="a width, or an encoder and a posterior")
         self.observation = BernoulliObservation(data_shape) if observation is None else observation
         self.prior = StandardNormal(latent_dim) if prior is None else prior
-        self.encoder = _mlp_encoder(data_shape, hidden) if encoder is None else encoder
+        self.encoder = _mlp_encoder(data_shape, hidden, activation) if encoder is None else encoder
         self.posterior = DiagonalNormal(hidden[-1], latent_dim) if posterior is None else posterior
-        out_shape: tuple[int, ...] = (self.observation.num_params, *data_shape)  # type: ignore[assignment]
-        self.decoder = MLP(latent_dim, hidden[::-1], out_shape) if decoder is None else decoder
+        out_shape: Any = (self.observation.num_params, *data_shape)
+        if decoder is None:
+            decoder = MLP(latent_dim, hidden[::-1], out_shape, activation=activation)
+        self.decoder = decoder
 
     def model(self, x: Tensor | None = None, *, n: int = 1) -> Tensor:
         """p(z) p(x | z); ``x`` (batch, *data_shape), or ``n`` draws."""
@@ -133,7 +137,8 @@ class VAE(Program):
         return filled
 
 
-def _mlp_encoder(data_shape: tuple[int, ...], hidden: Sequence[int]) -> nn.Module:
-    flatten = nn.Flatten(start_dim=-len(data_shape))
-    size = int(torch.Size(data_shape).numel())
-    return nn.Sequential(flatten, MLP(size, hidden[:-1], hidden[-1]), nn.ReLU())
+def _mlp_encoder(
+    data_shape: tuple[int, ...], hidden: Sequence[int], activation: Callable[[], nn.Module]
+) -> nn.Module:
+    mlp = MLP(math.prod(data_shape), hidden[:-1], hidden[-1], activation=activation)
+    return nn.Sequential(FlattenEvent(data_shape), mlp, activation())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer.util import MultiFrameTensor
 from pyro.poutine import Trace
@@ -71,8 +72,8 @@ class ELBO(nn.Module):
     def forward(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
         layout = self._layouts(model, guide, batch, self.num_particles)
         runs = run_pair(model, guide, batch, self.num_particles, layout)
-        bound: Tensor = sum(self._bound(*run) for run in runs)
-        return -bound / self.num_particles
+        bounds = [self._bound(model_trace, guide_trace) for model_trace, guide_trace in runs]
+        return -torch.stack(bounds).sum() / self.num_particles
 
 
 def _monte_carlo_bound(model_trace: Trace, guide_trace: Trace) -> Tensor:

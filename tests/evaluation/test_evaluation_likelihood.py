@@ -1,6 +1,8 @@
 """log p(x) and active units against PPCA's closed forms."""
 
 import math
+import subprocess
+import sys
 
 import pyro
 import pyro.distributions as dist
@@ -100,3 +102,20 @@ def test_active_units_are_those_that_follow_the_data():
     assert active_units(program.guide, 0.01 * torch.randn(500, 4)) == {"z": 0}
     with pytest.raises(InvalidInput, match="too few data"):
         active_units(program.guide, torch.randn(1, 4))
+
+
+@pytest.mark.slow
+def test_memory_depends_on_neither_number(tmp_path):
+    """10,000 images of MNIST's size, and 5,000 particles, stay under 2 GiB of resident memory, torch included."""
+    script = tmp_path / "peak.py"
+    script.write_text(
+        "import resource, torch\n"
+        "from pyro_dgm.evaluation import log_likelihood\n"
+        "from pyro_dgm.models import VAE\n"
+        "vae, x = VAE((1, 28, 28), 50), (torch.rand(10_000, 1, 28, 28) < 0.2).float()\n"
+        "log_likelihood(vae.model, vae.guide, x, num_particles=20)\n"
+        "log_likelihood(vae.model, vae.guide, x[:40], num_particles=5000)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2.0

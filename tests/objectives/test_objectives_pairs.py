@@ -10,6 +10,7 @@ import torch
 from pyro import infer, poutine
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 
+from pyro_dgm.distributions import Energy
 from pyro_dgm.errors import IncompatibleModel, InvalidInput
 from pyro_dgm.objectives import ELBO, IWAE, PyroELBO, log_weights
 
@@ -339,12 +340,9 @@ def test_implicit_and_unnormalised_models_are_type_errors():
     with pytest.raises(TypeError, match="adversarial objective"):
         log_weights(implicit, local_guide, X)
 
-    class Unscaled(dist.Normal):
-        unnormalized = True
-
     def unnormalised(x):
         with pyro.plate("data", len(x)):
-            pyro.sample("x", Unscaled(torch.zeros(4), 1.0), obs=x)
+            pyro.sample("x", Energy(lambda x: x.square(), ()).mask(True), obs=x)
 
     with pytest.raises(IncompatibleModel, match="contrastive objective"):
         log_weights(unnormalised, lambda x: None, X)

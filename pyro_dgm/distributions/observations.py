@@ -1,0 +1,200 @@
+"""Pieces for data: modules that turn a decoder's output into a distribution of x."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from pyro.distributions import Bernoulli, Independent, Normal
+from torch import Tensor, nn
+
+from pyro_dgm.distributions.beta_binomial import GridBetaBinomial
+from pyro_dgm.distributions.discretized_logistic import DiscretizedLogistic
+from pyro_dgm.distributions.numerics import at_least_float32, positive
+from pyro_dgm.errors import InvalidInput
+
+
+class Observation(nn.Module, ABC):
+    """A module from a decoder's output to a distribution of event shape ``data_shape``; abstract.
+
+    Half-precision decoder outputs are taken to float32 first, so that log-probabilities are float32.
+
+    Args:
+        data_shape: shape of one datum.
+        num_params: numbers that the decoder gives for each element of a datum.
+        levels: number of grey levels of discrete data in [0, 1]; None for continuous data.
+
+    Raises:
+        InvalidInput: a size below one, fewer than two levels, or decoder outputs of another shape.
+    """
+
+    def __init__(self, data_shape: Sequence[int], num_params: int, levels: int | None) -> None:
+        super().__init__()
+        if any(size < 1 for size in data_shape):
+            raise InvalidInput(
+                "bad size", where="data_shape", value=tuple(data_shape), expected="integers >= 1"
+            )
+        if levels is not None and levels < 2:
+            raise InvalidInput(
+                "too few grey levels", where="levels", value=levels, expected="an integer >= 2"
+            )
+        self.data_shape = tuple(data_shape)
+        self.num_params = num_params
+        self.levels = levels
+
+    @abstractmethod
+    def forward(self, params: Tensor) -> Independent:
+        """The distribution of x for decoder outputs ``params``, (..., num_params, *data_shape)."""
+
+    def _split(self, params: Tensor) -> tuple[Tensor, ...]:
+        """The num_params tensors, each (..., *data_shape) and of at least float32."""
+        expected = (self.num_params, *self.data_shape)
+        if params.shape[-len(expected) :] != torch.Size(expected):
+            raise InvalidInput(
+                "wrong decoder output shape",
+                where=f"{type(self).__name__} input",
+                value=tuple(params.shape),
+                expected=f"(..., {', '.join(map(str, expected))}): num_params, then data_shape",
+            )
+        return at_least_float32(params).unbind(-len(expected))
+
+
+class BernoulliObservation(Observation):
+    """Independent binary elements, P(x_i = 1) = sigmoid(params_i).
+
+    Args:
+        data_shape: shape of one datum.
+
+    Raises:
+        InvalidInput: see Observation.
+        ValueError: from ``log_prob``, with Pyro's validation on, for values other than 0 and 1.
+
+    Example:
+        >>> observation = BernoulliObservation((1, 8, 8))
+        >>> observation(torch.zeros(50, 20, 1, 1, 8, 8)).log_prob(torch.ones(20, 1, 8, 8)).shape
+        torch.Size([50, 20])
+    """
+
+    def __init__(self, data_shape: Sequence[int]) -> None:
+        super().__init__(data_shape, num_params=1, levels=2)
+
+    def forward(self, params: Tensor) -> Independent:
+        (logits,) = self._split(params)
+        return Bernoulli(logits=logits).to_event(len(self.data_shape))
+
+
+class NormalObservation(Observation):
+    """Independent real elements, x_i ~ Normal(params_i, scale_i), with a floor under the scale.
+
+    By default the scale is a parameter of the module, one for each element of a datum and the same for all
+    data: scale = scale_floor + exp(log_scale). With ``heteroscedastic`` the decoder gives it for every
+    datum: scale = scale_floor + softplus(params[..., 1, *data]). The floor bounds the log-density of each
+    element by -log(scale_floor sqrt(2 pi)): without it, one constant element would drive the bound to
+    infinity.
+
+    Args:
+        data_shape: shape of one datum.
+        heteroscedastic: let the decoder give the scale; ``num_params`` is then 2.
+        scale_floor: the smallest scale, in units of the data.
+
+    Raises:
+        InvalidInput: see Observation; or a floor that is not positive.
+
+    Example:
+        >>> observation = NormalObservation((3,))
+        >>> observation(torch.zeros(5, 1, 3)).stddev[0]
+        tensor([1.0010, 1.0010, 1.0010], grad_fn=<SelectBackward0>)
+    """
+
+    def __init__(
+        self, data_shape: Sequence[int], *, heteroscedastic: bool = False, scale_floor: float = 1e-3
+    ) -> None:
+        super().__init__(data_shape, num_params=2 if heteroscedastic else 1, levels=None)
+        if not scale_floor > 0:
+            raise InvalidInput("bad floor", where="scale_floor", value=scale_floor, expected="a number > 0")
+        self.scale_floor = scale_floor
+        self.log_scale = None if heteroscedastic else nn.Parameter(torch.zeros(self.data_shape))
+
+    def forward(self, params: Tensor) -> Independent:
+        loc, *raw = self._split(params)
+        if self.log_scale is None:
+            scale = positive(raw[0], self.scale_floor)
+        else:
+            scale = self.scale_floor + at_least_float32(self.log_scale).exp()
+        return Normal(loc, scale).to_event(len(self.data_shape))
+
+
+class DiscretizedLogisticObservation(Observation):
+    """Independent grey levels, each a logistic variable rounded to the grid k/(levels-1).
+
+    The decoder gives loc and a raw scale, both in units of the data (black 0, white 1):
+    scale = scale_floor / (levels - 1) + softplus(raw).
+
+    Args:
+        data_shape: shape of one datum.
+        levels: number of grey levels, at least 2.
+        scale_floor: the smallest scale of the logistic, in grey levels. At the default a level in the centre
+            has probability 1 - 9e-5 at most; the darkest and the brightest level may come as near to one as
+            floating point allows.
+
+    Raises:
+        InvalidInput: see Observation; or a floor that is not positive.
+        ValueError: from ``log_prob``, with Pyro's validation on, for values off the grid.
+
+    Example:
+        >>> observation = DiscretizedLogisticObservation((1, 8, 8), levels=17)
+        >>> observation(torch.zeros(20, 2, 1, 8, 8)).log_prob(torch.ones(20, 1, 8, 8)).shape
+        torch.Size([20])
+    """
+
+    levels: int
+
+    def __init__(self, data_shape: Sequence[int], levels: int = 256, *, scale_floor: float = 0.05) -> None:
+        super().__init__(data_shape, num_params=2, levels=levels)
+        if not scale_floor > 0:
+            raise InvalidInput("bad floor", where="scale_floor", value=scale_floor, expected="a number > 0")
+        self.scale_floor = scale_floor
+
+    def forward(self, params: Tensor) -> Independent:
+        loc, raw = self._split(params)
+        scale = positive(raw, self.scale_floor / (self.levels - 1))
+        return DiscretizedLogistic(loc, scale, levels=self.levels).to_event(len(self.data_shape))
+
+
+class BetaBinomialObservation(Observation):
+    """Independent grey levels, each a beta-binomial count out of levels - 1.
+
+    The decoder gives two raw numbers for each element; the concentrations of white and of black are
+    concentration_floor + softplus(raw).
+
+    Args:
+        data_shape: shape of one datum.
+        levels: number of grey levels, at least 2.
+        concentration_floor: the smallest concentration, without unit.
+
+    Raises:
+        InvalidInput: see Observation; or a floor that is not positive.
+        ValueError: from ``log_prob``, with Pyro's validation on, for values off the grid.
+
+    Example:
+        >>> observation = BetaBinomialObservation((1, 8, 8), levels=17)
+        >>> observation(torch.zeros(20, 2, 1, 8, 8)).log_prob(torch.ones(20, 1, 8, 8)).shape
+        torch.Size([20])
+    """
+
+    levels: int
+
+    def __init__(
+        self, data_shape: Sequence[int], levels: int = 256, *, concentration_floor: float = 1e-4
+    ) -> None:
+        super().__init__(data_shape, num_params=2, levels=levels)
+        if not concentration_floor > 0:
+            raise InvalidInput(
+                "bad floor", where="concentration_floor", value=concentration_floor, expected="a number > 0"
+            )
+        self.concentration_floor = concentration_floor
+
+    def forward(self, params: Tensor) -> Independent:
+        white, black = (positive(raw, self.concentration_floor) for raw in self._split(params))
+        return GridBetaBinomial(white, black, levels=self.levels).to_event(len(self.data_shape))

@@ -1,0 +1,105 @@
+"""Shapes of one datum: checked at the door of a network, flattened and restored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_dgm.errors import InvalidInput
+
+
+def positive_sizes(sizes: Sequence[int], where: str) -> tuple[int, ...]:
+    """The sizes as a tuple, each an integer of at least one.
+
+    Args:
+        sizes: sizes of dimensions.
+        where: the name of the argument, for the message.
+
+    Raises:
+        InvalidInput: a size below one.
+
+    Example:
+        >>> positive_sizes([1, 8, 8], "data_shape")
+        (1, 8, 8)
+    """
+    if any(size < 1 for size in sizes):
+        raise InvalidInput("bad size", where=where, value=tuple(sizes), expected="integers >= 1")
+    return tuple(int(size) for size in sizes)
+
+
+def check_event(x: Tensor, event_shape: tuple[int, ...], where: str) -> None:
+    """Refuse a tensor whose last dimensions are not those of one datum.
+
+    Args:
+        x: a tensor, (..., *event_shape) if it is right.
+        event_shape: the shape of one datum.
+        where: the name of the receiver, for the message.
+
+    Raises:
+        InvalidInput: the shapes differ; the message suggests a transpose for channels-last images.
+    """
+    if x.shape[max(0, x.dim() - len(event_shape)) :] != torch.Size(event_shape):
+        raise InvalidInput(
+            "wrong event shape",
+            where=where,
+            value=tuple(x.shape),
+            expected=f"(..., {', '.join(map(str, event_shape))})",
+            cure=_cure(tuple(x.shape), event_shape),
+        )
+
+
+def _cure(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """The one call that would make the shape right, where there is an obvious one."""
+    if len(expected) == 3 and found[-3:] == (*expected[1:], expected[0]):
+        return "x.movedim(-1, -3): these look like channels-last images"
+    if len(expected) == 3 and expected[0] == 1 and found[-2:] == expected[1:]:
+        return "x.unsqueeze(-3): the channel dimension is missing"
+    if len(expected) > 1 and found[-1:] == (math.prod(expected),):
+        return f"x.unflatten(-1, {expected})"
+    if len(expected) == 1 and any(math.prod(found[-n:]) == expected[0] for n in (2, 3)):
+        return "FlattenEvent(data_shape) before it: these look like unflattened images"
+    return ""
+
+
+def flatten_event(x: Tensor, event_shape: Sequence[int]) -> Tensor:
+    """One datum as a vector: (..., *event_shape) -> (..., prod(event_shape)).
+
+    Args:
+        x: data, (..., *event_shape), with any leading dimensions.
+        event_shape: the shape of one datum.
+
+    Raises:
+        InvalidInput: the last dimensions of ``x`` are not ``event_shape``.
+
+    Example:
+        >>> flatten_event(torch.zeros(5, 3, 1, 8, 8), (1, 8, 8)).shape
+        torch.Size([5, 3, 64])
+    """
+    check_event(x, tuple(event_shape), "flatten_event")
+    return x.reshape((*x.shape[: x.dim() - len(event_shape)], math.prod(event_shape)))
+
+
+class FlattenEvent(nn.Module):
+    """The layer that puts images before an MLP: (..., *event_shape) -> (..., prod(event_shape)).
+
+    Unlike ``torch.nn.Flatten`` it keeps every leading dimension, so that particles stay apart.
+
+    Args:
+        event_shape: the shape of one datum.
+
+    Example:
+        >>> encoder = nn.Sequential(FlattenEvent((1, 8, 8)), nn.Linear(64, 10))
+        >>> encoder(torch.zeros(5, 3, 1, 8, 8)).shape
+        torch.Size([5, 3, 10])
+    """
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.event_shape = positive_sizes(event_shape, "event_shape")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Flatten ``x``, (..., *event_shape), to (..., prod(event_shape))."""
+        return flatten_event(x, self.event_shape)
