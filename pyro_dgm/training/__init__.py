@@ -1,0 +1,28 @@
+"""Training: ``fit``, and the parts that it is made of."""
+
+from pyro_dgm.training.averaging import WeightAverage
+from pyro_dgm.training.callbacks import Callback, TensorBoard, TrainingState
+from pyro_dgm.training.checkpoint import find_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from pyro_dgm.training.fit import fit
+from pyro_dgm.training.metrics import History
+from pyro_dgm.training.nonfinite import locate_nonfinite
+from pyro_dgm.training.steps import HasPlayers, Player, Players, Step, adam
+
+__all__ = [
+    "Callback",
+    "HasPlayers",
+    "History",
+    "Player",
+    "Players",
+    "Step",
+    "TensorBoard",
+    "TrainingState",
+    "WeightAverage",
+    "adam",
+    "find_checkpoint",
+    "fit",
+    "load_checkpoint",
+    "load_weights",
+    "locate_nonfinite",
+    "save_checkpoint",
+]

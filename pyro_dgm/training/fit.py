@@ -1,0 +1,202 @@
+"""fit: trains a program under an objective, or drives a step that was made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+
+from pyro_dgm.errors import InvalidInput
+from pyro_dgm.training.batches import Batches, splits_of
+from pyro_dgm.training.best import BestWeights
+from pyro_dgm.training.callbacks import Callback
+from pyro_dgm.training.checkpoint import load_weights
+from pyro_dgm.training.learner import SchedulerFactory, learner_of_program, learner_of_step
+from pyro_dgm.training.loop import Loop
+from pyro_dgm.training.metrics import History
+from pyro_dgm.training.options import (
+    Device,
+    Precision,
+    check_counts,
+    check_length,
+    check_not_negative,
+    check_positive,
+    check_seed,
+    refuse_without_program,
+    resolve_device,
+    resolve_dtype,
+)
+from pyro_dgm.training.progress import make_progress
+from pyro_dgm.training.run_folder import RunFolder
+from pyro_dgm.training.steps import OptimizerFactory, adam
+
+
+def fit(
+    program_or_step: Any,
+    objective: Any = None,
+    data: Any = None,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 128,
+    optimizer: OptimizerFactory = adam,
+    scheduler: SchedulerFactory | None = None,
+    clip_norm: float | None = None,
+    max_loss: float | None = None,
+    ema: float | None = None,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    seed: int = 0,
+    validate_every: int = 1,
+    early_stopping: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    out: str | Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    init_from: str | Path | None = None,
+    progress: bool = True,
+) -> History:
+    r"""Training by stochastic gradient descent.
+
+    Each step draws a batch B and moves the parameters along :math:`\nabla L(B) / |B|`, so that losses,
+    gradient norms and learning rates are per datum. Before an update, loss and gradient are checked; a bad
+    number stops the run and names the step, the data and the site, with parameters and optimiser as they were
+    before. Pyro's own checks of arguments and supports run in the first epoch, which meets the data, and are then
+    off.
+
+    On one machine and device type the same seed gives the same weights, bit for bit on a CPU. Denormal
+    numbers are flushed to zero (``torch.set_flush_denormal``), for good: importance weights underflow into
+    them and matrix products crawl. The program is left in evaluation mode.
+
+    Args:
+        program_or_step: a Program, trained under ``objective``; or, without an objective, anything with
+            ``.step(*batch)``: Pyro's ``SVI``, :class:`Players`. ``device`` and ``precision`` then move only the data.
+        objective: ``objective(model, guide, *batch)`` gives a scalar tensor, summed over the batch; or it has
+            ``players(program)``, as those with several optimisers.
+        data: a data set (its validation split is used), one split, or None for a program that holds its data
+            (a hundred steps then count as an epoch).
+        epochs: passes over the training data; an incomplete last batch is dropped.
+        steps: updates; the shorter of the two ends the run.
+        batch_size: data in a batch; fewer, with a warning, if there are fewer data.
+        optimizer: makes the optimiser of the program's and the objective's parameters.
+        scheduler: makes a learning-rate schedule of an optimiser, stepped once an epoch;
+            ``ReduceLROnPlateau`` gets the validation loss.
+        clip_norm: largest global gradient norm per datum.
+        max_loss: loss per datum at which a run that diverges is stopped; without it, one that grows a
+            hundredfold is only warned of.
+        ema: decay of an exponential moving average of the program's parameters, which is what is validated
+            and what training ends with.
+        device: ``auto`` takes CUDA where it is present.
+        precision: of parameters and data; ``bfloat16`` keeps both in float32 and lets networks compute in
+            bfloat16.
+        seed: of all random numbers; the order of the data has a generator of its own, with the same seed, and
+            validation draws the same noise each time.
+        validate_every: epochs between validations; the last epoch is always validated.
+        early_stopping: validations without a lower loss that end training; the best weights are then
+            restored, also if the run ends otherwise.
+        callbacks: called between epochs.
+        out: folder for ``metrics.jsonl`` and ``checkpoints/{last,best}``.
+        checkpoint_seconds: least time between two checkpoints; the first epoch and the end are always saved.
+        init_from: run directory or checkpoint folder whose weights the program starts from.
+        progress: shows a bar on a terminal, a line each tenth elsewhere, on standard error.
+
+    Returns:
+        One row an epoch, and why training ended.
+
+    Raises:
+        InvalidInput: a wrong argument, or one that means nothing to a step.
+        IntegrityError: ``init_from`` is damaged or has other weights.
+        NonFiniteError: a loss or gradient is NaN, infinite or above ``max_loss``.
+        ResourceError: no memory, or ``out`` cannot be written.
+
+    Example:
+        >>> import torch
+        >>> from pyro_dgm.objectives import ELBO
+        >>> from pyro_dgm.models import PPCA
+        >>> class Rows:  # any part of a data set: pyro_dgm.data has ready ones
+        ...     def __init__(self, x):
+        ...         self.x = x
+        ...     def __len__(self):
+        ...         return len(self.x)
+        ...     def __getitem__(self, part):
+        ...         return Rows(self.x[part])
+        ...     def to(self, device, dtype):
+        ...         return Rows(self.x.to(device, dtype))
+        ...     def batch(self, index):
+        ...         return (self.x[index],)
+        >>> ppca = PPCA(data_dim=3, latent_dim=1)
+        >>> history = fit(ppca, ELBO(), Rows(torch.randn(256, 3)), epochs=20, progress=False)
+        >>> history.rows[-1]["step"], history.rows[-1]["loss"] < history.rows[0]["loss"]
+        (40, True)
+    """
+    check_length(epochs, steps)
+    check_counts(batch_size=batch_size, validate_every=validate_every, early_stopping=early_stopping)
+    check_positive(clip_norm=clip_norm, max_loss=max_loss)
+    check_not_negative(checkpoint_seconds=checkpoint_seconds)
+    check_seed(seed)
+    on_device, dtype = resolve_device(device), resolve_dtype(precision)
+    train, val = splits_of(data)
+    if early_stopping is not None and val is None:
+        raise InvalidInput(
+            "early stopping without a validation split", where="data", cure="early_stopping=None"
+        )
+
+    torch.set_flush_denormal(True)
+    pyro.set_rng_seed(seed)
+    if objective is None:
+        refuse_without_program(
+            {
+                "optimizer": optimizer is not adam,
+                "scheduler": scheduler is not None,
+                "clip_norm": clip_norm is not None,
+                "ema": ema is not None,
+                "early_stopping": early_stopping is not None,
+                "init_from": init_from is not None,
+                "precision": precision == "bfloat16",
+            }
+        )
+        learner = learner_of_step(program_or_step, max_loss=max_loss, validated=val is not None)
+    else:
+        learner = learner_of_program(
+            program_or_step,
+            objective,
+            train=train,
+            batch_size=batch_size,
+            device=on_device,
+            dtype=dtype,
+            autocast=precision == "bfloat16",
+            optimizer=optimizer,
+            scheduler=scheduler,
+            clip_norm=clip_norm,
+            max_loss=max_loss,
+            ema=ema,
+        )
+    if init_from is not None:
+        load_weights(program_or_step, init_from)
+
+    folder = None
+    if out is not None:
+        weights = "last" if early_stopping is None else "best"
+        folder = RunFolder(out, seconds=checkpoint_seconds, weights=weights)
+    batches = Batches(
+        None if train is None else train.to(on_device, dtype),
+        batch_size=batch_size,
+        seed=seed,
+        device=on_device,
+    )
+    lengths = [n for n in (steps, None if epochs is None else epochs * len(batches)) if n is not None]
+    return Loop(
+        learner=learner,
+        batches=batches,
+        val=None if val is None else val.to(on_device, dtype),
+        num_steps=min(lengths),
+        validate_every=validate_every,
+        seed=seed,
+        best=BestWeights(learner.modules, patience=early_stopping),
+        restore_best=early_stopping is not None,
+        callbacks=callbacks,
+        folder=folder,
+        progress=make_progress(min(lengths), show=progress),
+    ).run()

@@ -1,0 +1,104 @@
+"""What a training run measured: rows, means over an epoch, and the watch for a loss that explodes."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class History:
+    """Rows of a training run, one an epoch.
+
+    A row has ``step`` (steps done), ``epoch`` (epochs begun), ``loss`` (mean over the epoch, nats per datum;
+    with several players the first one's, and ``loss_NAME`` for each), ``val_loss`` (None where none was
+    computed), ``learning_rate`` and ``gradient_norm`` (mean before clipping, per datum; both of the first
+    player, None for a step that does not tell), ``seconds`` (since the start).
+
+    Args:
+        rows: the rows, in order.
+        stopped_by: why training ended: ``"length"``, ``"early stopping"`` or ``"callback"``.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    stopped_by: str = "length"
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """Row with the lowest validation loss; where nothing was validated, with the lowest training loss."""
+        validated = [row for row in self.rows if row["val_loss"] is not None]
+        key = "val_loss" if validated else "loss"
+        return min(validated or self.rows, key=lambda row: row[key])
+
+    def column(self, name: str) -> list[Any]:
+        """One quantity over the epochs.
+
+        Args:
+            name: key of the rows; None where a row lacks it.
+        """
+        return [row.get(name) for row in self.rows]
+
+
+class Means:
+    """Running means of what the steps of an epoch report."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call."""
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
+
+
+class ExplosionWatch:
+    """One warning when a finite loss leaves the range it began in.
+
+    A loss counts as exploding when it exceeds the lowest one so far by ``factor`` (1 + |first loss|).
+
+    Args:
+        factor: how far; 100 is far beyond the noise of a batch.
+    """
+
+    def __init__(self, factor: float = 100.0) -> None:
+        self.factor = factor
+        self._lowest = math.inf
+        self._limit = math.inf
+        self._margin: float | None = None
+
+    def look(self, loss: float, step: int) -> None:
+        """Takes one loss per datum, of step number `step`."""
+        if loss > self._limit:
+            warnings.warn(
+                f"the loss explodes: {loss:.4g} per datum at step {step}, after {self._lowest:.4g}; try "
+                "a lower learning rate or clip_norm; max_loss stops such a run",
+                stacklevel=4,
+            )
+            self._limit = math.inf
+            self._lowest = -math.inf  # said once
+        elif loss < self._lowest:
+            if self._margin is None:
+                self._margin = self.factor * (1.0 + abs(loss))
+            self._lowest = loss
+            self._limit = loss + self._margin
+
+
+def as_json(row: dict[str, Any]) -> str:
+    """A row as one line of JSON; numbers that JSON does not know become null.
+
+    Example:
+        >>> as_json({"step": 3, "val_loss": float("inf")})
+        '{"step": 3, "val_loss": null}'
+    """
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(plain, allow_nan=False)

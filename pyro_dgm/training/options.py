@@ -1,0 +1,121 @@
+"""Arguments of ``fit``, checked once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+from pyro_dgm.errors import InvalidInput
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "float64", "bfloat16"]
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+
+
+def check_positive(**values: float | None) -> None:
+    """Raises InvalidInput for a number that is not positive and finite; None passes.
+
+    Example:
+        >>> check_positive(epochs=3, steps=None)
+        >>> check_positive(clip_norm=float("nan"))
+        Traceback (most recent call last):
+        pyro_dgm.errors.InvalidInput: bad number in clip_norm: nan; expected a positive number
+    """
+    for name, value in values.items():
+        if value is not None and not (0 < value < math.inf):
+            raise InvalidInput("bad number", where=name, value=value, expected="a positive number")
+
+
+def check_not_negative(**values: float) -> None:
+    """Raises InvalidInput for a number below zero, infinite or NaN."""
+    for name, value in values.items():
+        if not (0 <= value < math.inf):
+            raise InvalidInput("bad number", where=name, value=value, expected="a number >= 0")
+
+
+def check_counts(**values: Any) -> None:
+    """Raises InvalidInput for what is no whole number >= 1; None passes.
+
+    Example:
+        >>> check_counts(epochs=0)
+        Traceback (most recent call last):
+        pyro_dgm.errors.InvalidInput: bad number in epochs: 0; expected a whole number >= 1
+    """
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise InvalidInput("bad number", where=name, value=value, expected="a whole number >= 1")
+
+
+def check_seed(seed: Any) -> None:
+    """Raises InvalidInput for a seed that NumPy and torch do not share."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InvalidInput("bad seed", where="seed", value=seed, expected="a whole number from 0 to 2^32 - 1")
+
+
+def check_length(epochs: int | None, steps: int | None) -> None:
+    """Raises InvalidInput if nothing says how long to train."""
+    check_counts(epochs=epochs, steps=steps)
+    if epochs is None and steps is None:
+        raise InvalidInput(
+            "no length of training", where="fit", expected="epochs or steps", cure="epochs=100"
+        )
+
+
+def resolve_device(device: str) -> torch.device:
+    """Device that a name stands for; ``auto`` is CUDA where it is present.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        InvalidInput: an unknown name, or CUDA where there is none.
+    """
+    present = torch.cuda.is_available()
+    names = {"auto": "cuda" if present else "cpu", "cpu": "cpu", "cuda": "cuda"}
+    if device not in names:
+        raise InvalidInput("unknown device", where="device", value=repr(device), expected="auto, cpu or cuda")
+    if device == "cuda" and not present:
+        raise InvalidInput(
+            "no CUDA device here",
+            where="device",
+            value=repr(device),
+            expected="a machine and a torch with CUDA",
+            cure="device='cpu' or 'auto'",
+        )
+    return torch.device(names[device])
+
+
+def resolve_dtype(precision: str) -> torch.dtype:
+    """Type of parameters and data under a precision; bfloat16 keeps float32 and casts inside the networks.
+
+    Args:
+        precision: ``float32``, ``float64`` or ``bfloat16``.
+
+    Raises:
+        InvalidInput: an unknown name.
+    """
+    if precision not in DTYPES:
+        raise InvalidInput(
+            "unknown precision", where="precision", value=repr(precision), expected=" or ".join(DTYPES)
+        )
+    return DTYPES[precision]
+
+
+def refuse_without_program(given: Mapping[str, bool]) -> None:
+    """Raises InvalidInput for options that mean nothing to a step which holds its own program and optimisers.
+
+    Args:
+        given: whether each option was given.
+    """
+    names = [name for name, is_given in given.items() if is_given]
+    if names:
+        raise InvalidInput(
+            "option that needs a program and an objective",
+            where=", ".join(names),
+            expected="none of them with a Step, which has its own program and optimisers",
+            cure="fit(program, objective, data, ...)",
+        )

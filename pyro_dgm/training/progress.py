@@ -1,0 +1,98 @@
+"""Progress of a run on standard error: a bar on a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+
+class Progress(Protocol):
+    """What the loop tells: each step's loss, and each validation."""
+
+    def step(self, count: int, loss: float) -> None: ...
+
+    def validated(self, val_loss: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Silent:
+    """No progress."""
+
+    def step(self, count: int, loss: float) -> None: ...
+
+    def validated(self, val_loss: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Bar:
+    """One bar for the whole run, redrawn at most ten times a second.
+
+    Args:
+        total: number of steps.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._bar: Any = tqdm(total=total, desc="fit", unit="step", file=sys.stderr, dynamic_ncols=True)
+        self._next = 0.0
+        self._texts: dict[str, str] = {}
+        self._count = 0
+
+    def step(self, count: int, loss: float) -> None:
+        self._count = count
+        now = time.monotonic()
+        if now >= self._next:  # formatting costs more than a small model's step
+            self._next = now + 0.1
+            self._texts["loss"] = f"{loss:.4g}"
+            self._draw()
+
+    def validated(self, val_loss: float) -> None:
+        self._texts["val_loss"] = f"{val_loss:.4g}"
+
+    def close(self) -> None:
+        self._draw()
+        self._bar.close()
+
+    def _draw(self) -> None:
+        self._bar.set_postfix(self._texts, refresh=False)
+        self._bar.update(self._count - self._bar.n)
+
+
+class Lines:
+    """A line each time another tenth of the steps is done, for logs.
+
+    Args:
+        total: number of steps.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._next = 1
+        self._val = ""
+
+    def step(self, count: int, loss: float) -> None:
+        if count * 10 >= self._next * self._total:
+            self._next = count * 10 // self._total + 1
+            share = 100 * count // self._total
+            print(f"fit: {share:3d}% step {count}/{self._total} loss {loss:.4g}{self._val}", file=sys.stderr)
+
+    def validated(self, val_loss: float) -> None:
+        self._val = f" val_loss {val_loss:.4g}"
+
+    def close(self) -> None: ...
+
+
+def make_progress(total: int, *, show: bool) -> Progress:
+    """A bar on a terminal, lines elsewhere, nothing when it is not to be shown.
+
+    Args:
+        total: number of steps.
+        show: whether to show anything.
+    """
+    if not show:
+        return Silent()
+    return Bar(total) if sys.stderr.isatty() else Lines(total)
