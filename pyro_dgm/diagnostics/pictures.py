@@ -1,0 +1,175 @@
+"""Pictures of a run: samples, reconstructions, the training curve; each function writes one file.
+
+Colours are those of Okabe and Ito, which people with any colour vision can tell apart; curves also differ by line
+style and point clouds by marker. matplotlib is imported when the first picture is made, without its global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyro_dgm.atomic import replacing
+from pyro_dgm.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
+_GAP = 1  # pixels between the images of a grid
+
+
+def image_grid(images: Tensor, path: Path, *, columns: int = 8) -> None:
+    """Images in rows, as one picture.
+
+    Args:
+        images: (N, H, W), (N, 1, H, W) or (N, 3, H, W), black at 0 and white at 1; with any other number of
+            channels the first is shown.
+        path: the file to write; its suffix says which format.
+        columns: images to a row.
+
+    Raises:
+        InvalidInput: no images, or not of such a shape.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     image_grid(torch.rand(10, 1, 8, 8), Path(folder) / "grid.png")
+        ...     [file.name for file in Path(folder).iterdir()]
+        ['grid.png']
+    """
+    _save_pixels(_tiled(_as_colours(images, "images"), columns), path)
+
+
+def reconstruction_grid(data: Tensor, reconstructions: Tensor, path: Path, *, columns: int = 4) -> None:
+    """Each datum with its reconstruction at its right, pair beside pair.
+
+    Args:
+        data: images as in :func:`image_grid`.
+        reconstructions: as many images of the same shape.
+        path: the file to write.
+        columns: pairs to a row.
+
+    Raises:
+        InvalidInput: the two shapes differ, or are not of images.
+    """
+    if data.shape != reconstructions.shape:
+        found, expected = tuple(reconstructions.shape), f"{tuple(data.shape)}"
+        raise InvalidInput("different shapes", where="reconstructions", value=found, expected=expected)
+    left, right = _as_colours(data, "data"), _as_colours(reconstructions, "reconstructions")
+    gap = left.new_ones(len(left), left.shape[1], _GAP, 3) * 0.5
+    _save_pixels(_tiled(torch.cat([left, gap, right], dim=2), columns), path)
+
+
+def training_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Loss on the training and the validation data against the epoch.
+
+    Args:
+        rows: rows of ``History`` or of ``metrics.jsonl``: ``epoch``, ``loss`` and, where there was one, ``val_loss``.
+        path: the file to write.
+
+    Raises:
+        InvalidInput: no rows.
+    """
+    if not rows:
+        raise InvalidInput("no rows", where="training_curve", expected="at least one epoch")
+    figure, axes = _figure(6.0, 3.6)
+    styles = {"loss": ("training", BLUE, "-"), "val_loss": ("validation", ORANGE, "--")}
+    for key, (label, colour, line) in styles.items():
+        points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
+        if points:
+            marker = "o" if len(points) < 3 else None
+            axes.plot(*zip(*points, strict=True), label=label, color=colour, linestyle=line, marker=marker)
+    # The first epochs are far off the rest: the axis is cut where they would hide it.
+    losses = sorted(row["loss"] for row in rows if row.get("loss") is not None)
+    if len(losses) > 20:
+        low, high = losses[0], losses[int(0.95 * len(losses))]
+        axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.3 * (high - low) + 1e-6)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss, nats per datum")
+    axes.legend(frameon=False)
+    _save_figure(figure, path)
+
+
+def scatter(data: Tensor, samples: Tensor, path: Path) -> None:
+    """Data and samples in the plane of their first two coordinates.
+
+    Args:
+        data: (N, D) with D at least 2.
+        samples: (M, D).
+        path: the file to write.
+
+    Raises:
+        InvalidInput: another shape.
+    """
+    for name, points in (("data", data), ("samples", samples)):
+        if points.dim() != 2 or points.shape[1] < 2:
+            raise InvalidInput(
+                "no points in a plane", where=name, value=tuple(points.shape), expected="(N, D >= 2)"
+            )
+    figure, axes = _figure(4.5, 4.5)
+    clouds = (("data", data, GREY, "o"), ("samples", samples, BLUE, "x"))
+    for label, points, colour, marker in clouds:
+        x, y = points[:, 0].tolist(), points[:, 1].tolist()
+        axes.scatter(x, y, s=10, label=label, color=colour, marker=marker, linewidths=0.7, alpha=0.7)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xlabel("$x_1$")
+    axes.set_ylabel("$x_2$")
+    axes.legend(frameon=False)
+    _save_figure(figure, path)
+
+
+def _as_colours(images: Tensor, where: str) -> Tensor:
+    """Images as (N, H, W, 3) on the CPU, in [0, 1]."""
+    if images.dim() not in (3, 4) or not images.numel():
+        raise InvalidInput(
+            "no images", where=where, value=tuple(images.shape), expected="(N, H, W) or (N, C, H, W)"
+        )
+    pixels = images.detach().float().cpu().clamp(0, 1)
+    if pixels.dim() == 3:
+        pixels = pixels.unsqueeze(1)
+    if pixels.shape[1] != 3:
+        pixels = pixels[:, :1].expand(-1, 3, -1, -1)
+    return pixels.permute(0, 2, 3, 1)
+
+
+def _tiled(pixels: Tensor, columns: int) -> Tensor:
+    """One picture (H', W', 3) of images (N, H, W, 3), on white."""
+    count, height, width, _ = pixels.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    sheet = pixels.new_ones(rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
+    for index, image in enumerate(pixels):
+        top, left = (index // columns) * (height + _GAP) + _GAP, (index % columns) * (width + _GAP) + _GAP
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def _save_pixels(sheet: Tensor, path: Path) -> None:
+    from matplotlib.image import imsave
+
+    # Whole pixels, so that small images stay sharp.
+    times = max(1, 480 // max(sheet.shape[:2]))
+    enlarged = sheet.repeat_interleave(times, 0).repeat_interleave(times, 1)
+    with replacing(path) as temporary:
+        imsave(temporary, enlarged.numpy())
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save_figure(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)

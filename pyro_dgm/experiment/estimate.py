@@ -1,0 +1,89 @@
+"""What is measured of every trained run, and the functions whose arguments a config may hold."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import torch
+
+from pyro_dgm.evaluation.active_units import active_units
+from pyro_dgm.evaluation.ledger import Ledger, Published, versions
+from pyro_dgm.evaluation.likelihood import log_likelihood
+from pyro_dgm.experiment.build import Functions
+from pyro_dgm.experiment.config import OBJECTS
+from pyro_dgm.experiment.run import Run
+from pyro_dgm.training import fit
+from pyro_dgm.training.options import check_counts
+from pyro_dgm.training.random_state import forked
+
+
+def estimate(
+    run: Run,
+    *,
+    num_particles: int = 5000,
+    split: Literal["test", "val"] = "test",
+    num_data: int | None = None,
+    progress: bool = True,
+) -> Ledger:
+    """Numbers about a trained program: the importance-weighted log p(x), the bound, the active units.
+
+    Random numbers are drawn from the seed of the training, so that an evaluation repeats.
+
+    Args:
+        run: a run with its data.
+        num_particles: draws from the guide per datum.
+        split: the part of the data.
+        num_data: only that many data, from the first on; all by default.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        InvalidInput: no particles or no data.
+        IncompatibleModel: the model has no such numbers: it is implicit or unnormalised.
+    """
+    start = time.perf_counter()
+    program, data = run.program, run.data
+    assert data is not None  # of callers here, not of users
+    check_counts(num_data=num_data)
+    parameter = next(iter(program.parameters()), torch.zeros(()))
+    part = getattr(data, split)[:num_data].to(parameter.device, parameter.dtype)
+    seed = run.config["training"]["seed"]
+    with forked(parameter.device, seed=seed):
+        batch = part.batch(torch.arange(len(part), device=parameter.device))
+        value = log_likelihood(
+            program.model, program.guide, *batch, num_particles=num_particles, progress=progress
+        )
+        units = active_units(program.guide, *batch) if len(part) > 1 else {}
+    published = run.config.get("published")
+    return Ledger(
+        config=run.config["run"]["name"],
+        config_sha256=run.config["run"]["sha256"],
+        published=Published(**published) if published else None,
+        data_set=data.name,
+        preprocessing=data.preprocessing,
+        split=split,
+        split_size=len(part),
+        estimator=f"importance sampling, {value.num_particles} particles",
+        num_particles=value.num_particles,
+        log_likelihood=value.mean,
+        standard_error=value.standard_error,
+        bits_per_dim=data.bits_per_dim(-value.mean),
+        elbo=value.elbo,
+        elbo_standard_error=value.elbo_standard_error,
+        active_units=units,
+        num_parameters=sum(weight.numel() for weight in program.parameters()),
+        seed=seed,
+        training_seconds=run.rows[-1]["seconds"],
+        evaluation_seconds=time.perf_counter() - start,
+        versions=versions(),
+    )
+
+
+# The arguments that are objects, or belong to the command line; the others are keys of the config.
+FUNCTIONS: Functions = {
+    "training": (
+        fit,
+        frozenset(["program_or_step", "callbacks", "out", "progress", *OBJECTS]),
+    ),
+    "evaluation": (estimate, frozenset(["run", "progress"])),
+}

@@ -1,0 +1,102 @@
+"""One rehearsed step before training: what does not go together is found now, with nothing written."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from pyro import poutine
+from torch.distributions import constraints
+
+from pyro_dgm.data import Dataset, Split
+from pyro_dgm.data.checks import require_binary
+from pyro_dgm.errors import Fault, InvalidInput
+from pyro_dgm.evaluation.likelihood import log_likelihood
+from pyro_dgm.experiment.build import naming
+from pyro_dgm.experiment.config import Config
+from pyro_dgm.program import Program
+from pyro_dgm.training.random_state import forked
+from pyro_dgm.training.steps import HasPlayers
+
+_FEW = 4  # data in the rehearsed batch: enough for a plate, few enough for the largest model
+_ROWS = 4096  # data checked at a time
+
+
+def rehearse(objects: Namespace, config: Config) -> None:
+    """Runs program, objective, optimiser and schedule once, and leaves random state and weights as they were.
+
+    Args:
+        objects: what ``build`` made.
+        config: what it was made of, to name the key that is at fault.
+
+    Raises:
+        InvalidInput: data that the observation cannot have given, options that exclude each other, a learning
+            rate that is not positive.
+        IncompatibleModel: an objective that means nothing for this model.
+    """
+    program, objective, data = objects.program, objects.objective, objects.data
+    with forked(torch.device("cpu")):
+        batch = data.train.batch(torch.arange(min(_FEW, len(data.train))))
+        _run("program", program.materialize, *batch)
+        _check_observations(program, data, batch)
+        pair = (program.model, program.guide)
+        kept = copy.deepcopy(program.state_dict())
+        if not isinstance(objective, HasPlayers):
+            loss = _run("objective", objective, *pair, *batch)
+            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+                expected = "a scalar tensor, the negative bound summed over the data"
+                raise InvalidInput("no loss", where="objective", value=loss, expected=expected)
+            _run("objective", loss.backward)
+            program.zero_grad(set_to_none=True)
+            with naming(config):
+                _check_optimizer(objects)
+        program.load_state_dict(kept)
+        _run("evaluation", log_likelihood, *pair, *batch, num_particles=2)
+
+
+def _run(key: str, function: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except (Fault, OSError, MemoryError):
+        raise
+    except (
+        Exception
+    ) as error:  # whatever the user's networks raise; Pyro's warnings too, where they are errors
+        value = f"{type(error).__name__}: {error}"
+        cure = "another objective, or a program that fits the data"
+        raise InvalidInput("a first step fails", where=key, value=value[:500], cure=cure) from error
+
+
+def _check_observations(program: Program, data: Dataset, batch: tuple[Any, ...]) -> None:
+    """Each element of the data must be one that its observation can give; else the bound is of no model."""
+    guide_trace = poutine.trace(program.guide).get_trace(*batch)
+    trace = poutine.trace(poutine.replay(program.model, trace=guide_trace)).get_trace(*batch)
+    for name in trace.observation_nodes:
+        support = trace.nodes[name]["fn"].support
+        base = getattr(support, "base_constraint", support)
+        if base is constraints.boolean and name in data.train.fields:
+            for part in ("train", "val", "test"):
+                _require_binary(getattr(data, part), name, part)
+
+
+def _require_binary(split: Split, field: str, part: str) -> None:
+    for rows in torch.arange(len(split)).split(_ROWS):
+        require_binary(split.batch(rows)[split.fields.index(field)], f"data.{part}")
+
+
+def _check_optimizer(objects: Namespace) -> None:
+    if objects.optimizer is None:
+        return
+    optimizer = objects.optimizer(list(objects.program.parameters()))
+    for group in optimizer.param_groups:
+        rate = float(group.get("lr", 1.0))
+        if not 0 < rate < math.inf:
+            expected = "a positive number"
+            raise InvalidInput(
+                "bad learning rate", where="optimizer.init_args.lr", value=rate, expected=expected
+            )
+    if objects.scheduler is not None:
+        objects.scheduler(optimizer)

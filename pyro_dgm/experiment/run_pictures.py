@@ -1,0 +1,86 @@
+"""The pictures of a run, made of nothing but its program, its data and its metrics."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_dgm.diagnostics.pictures import image_grid, reconstruction_grid, scatter, training_curve
+from pyro_dgm.errors import InvalidInput
+from pyro_dgm.experiment.run import Run
+from pyro_dgm.program import Program
+from pyro_dgm.training.random_state import forked
+
+_NUM_IMAGES, _NUM_PAIRS, _NUM_POINTS = 64, 16, 1000
+
+
+@torch.no_grad()
+def draw_samples(program: Program, num: int, *, mean: bool = False) -> Tensor:
+    """Draws of x, or with ``mean`` the means of p(x | z), on the CPU.
+
+    Args:
+        program: a program whose model takes ``n``.
+        num: number of draws.
+        mean: whether to leave out the noise of the observation.
+
+    Raises:
+        InvalidInput: no draws, or a model that does not take ``n``.
+    """
+    if num < 1:
+        raise InvalidInput("no samples", where="num", value=num, expected="a whole number >= 1")
+    if not takes_n(program):
+        expected = "model(x=None, ..., n=) that draws n data when x is None"
+        raise InvalidInput("a model that cannot be sampled", where="program", expected=expected)
+    trace = poutine.trace(program.model).get_trace(n=num)
+    return _means(trace) if mean else trace.nodes["_RETURN"]["value"].cpu()
+
+
+def takes_n(program: Program) -> bool:
+    """Whether ``program.model(n=...)`` draws data."""
+    return "n" in inspect.signature(program.model).parameters
+
+
+def _means(trace: poutine.Trace) -> Tensor:
+    site = trace.nodes["x"]
+    try:
+        return site["fn"].mean.cpu()
+    except NotImplementedError:
+        return site["value"].cpu()
+
+
+@torch.no_grad()
+def draw_pictures(run: Run) -> dict[str, Path]:
+    """Draws what can be drawn of a run: the training curve, samples, and images beside their reconstructions.
+
+    Args:
+        run: a run with its data.
+
+    Returns:
+        Path by name: ``curves``, ``samples``, ``reconstructions``.
+    """
+    program, data = run.program, run.data
+    assert data is not None  # of callers here, not of users
+    pictures = {"curves": run.folder / "curves.png"}
+    training_curve(run.rows, pictures["curves"])
+    parameter = next(iter(program.parameters()), torch.zeros(()))
+    is_image = len(data.data_shape) in (2, 3)
+    with forked(parameter.device, seed=run.config["training"]["seed"]):
+        if takes_n(program) and is_image:
+            pictures["samples"] = run.folder / "samples.png"
+            image_grid(draw_samples(program, _NUM_IMAGES, mean=True), pictures["samples"])
+        elif takes_n(program) and len(data.data_shape) == 1 and data.data_shape[0] > 1:
+            pictures["samples"] = run.folder / "samples.png"
+            shown = data.test[:_NUM_POINTS].x
+            scatter(shown, draw_samples(program, _NUM_POINTS), pictures["samples"])
+        part = data.test[:_NUM_PAIRS].to(parameter.device, parameter.dtype)
+        batch = part.batch(torch.arange(len(part), device=parameter.device))
+        guide = poutine.trace(program.guide).get_trace(*batch)
+        if is_image and guide.stochastic_nodes:
+            trace = poutine.trace(poutine.replay(program.model, trace=guide)).get_trace(*batch)
+            pictures["reconstructions"] = run.folder / "reconstructions.png"
+            reconstruction_grid(batch[0].cpu(), _means(trace), pictures["reconstructions"])
+    return pictures
