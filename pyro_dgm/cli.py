@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(
             name,
-            help=text.partition(".")[0],
+            help=text.splitlines()[0].removesuffix("."),
             description=text,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -169,6 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process by default.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    # Before torch starts its threads: threads that spin while they wait make a busy machine ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _mend_streams()
     try:
         return _run(argv)
