@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.traces import inspect_pair, require_particles

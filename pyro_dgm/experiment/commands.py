@@ -23,11 +23,11 @@ from pyro_dgm.experiment.rehearsal import rehearse
 from pyro_dgm.experiment.run import LEDGER, NewFolder, Run, batch_facts, load_run, write_config
 from pyro_dgm.experiment.run_pictures import draw_pictures, draw_samples
 from pyro_dgm.experiment.user_files import importable, used_files
+from pyro_dgm.objectives.player import adam
 from pyro_dgm.program import Program
 from pyro_dgm.training import Callback, TrainingState, fit
 from pyro_dgm.training.options import check_counts, check_seed
 from pyro_dgm.training.random_state import forked
-from pyro_dgm.training.steps import adam
 
 
 class _Begin(Callback):

@@ -17,9 +17,9 @@ from pyro_dgm.errors import Fault, InvalidInput
 from pyro_dgm.evaluation.likelihood import log_likelihood
 from pyro_dgm.experiment.build import naming
 from pyro_dgm.experiment.config import Config
+from pyro_dgm.objectives.player import HasPlayers
 from pyro_dgm.program import Program
 from pyro_dgm.training.random_state import forked
-from pyro_dgm.training.steps import HasPlayers
 
 _FEW = 4  # data in the rehearsed batch: enough for a plate, few enough for the largest model
 _ROWS = 4096  # data checked at a time

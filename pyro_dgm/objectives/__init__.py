@@ -2,7 +2,8 @@
 
 from pyro_dgm.objectives.elbo import ELBO
 from pyro_dgm.objectives.iwae import IWAE
+from pyro_dgm.objectives.player import HasPlayers, Player
 from pyro_dgm.objectives.pyro_elbo import PyroELBO
 from pyro_dgm.objectives.weights import log_weights
 
-__all__ = ["ELBO", "IWAE", "PyroELBO", "log_weights"]
+__all__ = ["ELBO", "IWAE", "HasPlayers", "Player", "PyroELBO", "log_weights"]

@@ -6,19 +6,16 @@ from pyro_dgm.training.checkpoint import find_checkpoint, load_checkpoint, load_
 from pyro_dgm.training.fit import fit
 from pyro_dgm.training.metrics import History
 from pyro_dgm.training.nonfinite import locate_nonfinite
-from pyro_dgm.training.steps import HasPlayers, Player, Players, Step, adam
+from pyro_dgm.training.steps import Players, Step
 
 __all__ = [
     "Callback",
-    "HasPlayers",
     "History",
-    "Player",
     "Players",
     "Step",
     "TensorBoard",
     "TrainingState",
     "WeightAverage",
-    "adam",
     "find_checkpoint",
     "fit",
     "load_checkpoint",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pyro_dgm.errors import NonFiniteError
+from pyro_dgm.objectives.player import HasPlayers
 from pyro_dgm.training.learner import Learner
 from pyro_dgm.training.nonfinite import locate_nonfinite
-from pyro_dgm.training.steps import HasPlayers
 
 
 def explained(

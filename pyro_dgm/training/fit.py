@@ -10,6 +10,7 @@ import pyro
 import torch
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.player import OptimizerFactory, adam
 from pyro_dgm.training.batches import Batches, splits_of
 from pyro_dgm.training.best import BestWeights
 from pyro_dgm.training.callbacks import Callback
@@ -31,7 +32,6 @@ from pyro_dgm.training.options import (
 )
 from pyro_dgm.training.progress import make_progress
 from pyro_dgm.training.run_folder import RunFolder
-from pyro_dgm.training.steps import OptimizerFactory, adam
 
 
 def fit(

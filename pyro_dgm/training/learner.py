@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.player import HasPlayers, OptimizerFactory, Player, adam
 from pyro_dgm.training.adapters import CheckedStep, Evaluates, checked
 from pyro_dgm.training.averaging import WeightAverage
 from pyro_dgm.training.batches import Split
 from pyro_dgm.training.random_state import forked
-from pyro_dgm.training.steps import HasPlayers, OptimizerFactory, Player, Players, Step, adam
+from pyro_dgm.training.steps import Players, Step
 
 SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
 

@@ -15,7 +15,8 @@ import torch
 from pyro_dgm.data import Arrays, Digits
 from pyro_dgm.models import VAE
 from pyro_dgm.objectives import ELBO
-from pyro_dgm.training import adam, fit
+from pyro_dgm.objectives.player import adam
+from pyro_dgm.training import fit
 
 ROUNDS = 15
 BATCH = 128

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from pyro_dgm.errors import InvalidInput, ResourceError
-from pyro_dgm.objectives import ELBO
+from pyro_dgm.objectives import ELBO, HasPlayers, Player
+from pyro_dgm.objectives.player import adam
 from pyro_dgm.program import Pair, Program
-from pyro_dgm.training import Callback, HasPlayers, Player, Players, TensorBoard, adam, fit, load_weights
+from pyro_dgm.training import Callback, Players, TensorBoard, fit, load_weights
 from tests.training.stand_ins import (
     Autoencoder,
     Location,

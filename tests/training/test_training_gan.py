@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
+from pyro_dgm.objectives import Player
 from pyro_dgm.program import Program
-from pyro_dgm.training import Player, fit
+from pyro_dgm.training import fit
 from tests.training.stand_ins import Rows
 
 MODES = torch.stack([torch.tensor([math.cos(a), math.sin(a)]) for a in torch.arange(8) * math.pi / 4])

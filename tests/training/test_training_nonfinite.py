@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from pyro_dgm.errors import InvalidInput, NonFiniteError
-from pyro_dgm.objectives import ELBO, IWAE
+from pyro_dgm.objectives import ELBO, IWAE, Player
 from pyro_dgm.program import Program
-from pyro_dgm.training import Player, fit, locate_nonfinite
+from pyro_dgm.training import fit, locate_nonfinite
 from pyro_dgm.training.metrics import ExplosionWatch
 from tests.training.stand_ins import Autoencoder, Location, Rows, copy_of, rows, same, sgd
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from pyro_dgm.errors import InvalidInput, NonFiniteError
-from pyro_dgm.training import Player, Players
+from pyro_dgm.objectives import Player
+from pyro_dgm.training import Players
 from tests.training.stand_ins import sgd
 
 
