@@ -6,7 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyro_dgm import data, diagnostics, distributions, evaluation, models, nets, objectives, training
+    from pyro_dgm import (
+        data,
+        diagnostics,
+        distributions,
+        errors,
+        evaluation,
+        models,
+        nets,
+        objectives,
+        training,
+    )
     from pyro_dgm.experiment import load
     from pyro_dgm.objectives import log_weights
     from pyro_dgm.program import Pair, Program
@@ -19,6 +29,7 @@ __all__ = [
     "data",
     "diagnostics",
     "distributions",
+    "errors",
     "evaluation",
     "fit",
     "load",
