@@ -8,6 +8,7 @@ a name that no other instance has, and drops entries that are no longer its own 
 from __future__ import annotations
 
 import itertools
+import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 import pyro
 import torch
 from pyro import poutine
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
@@ -101,20 +103,31 @@ class Program(nn.Module):
     def materialize(self, *batch: Any) -> None:
         """Runs model and guide once, so that parameters which are created on first use exist.
 
-        The state of the random number generators is restored.
+        The state of torch's random number generators and of the buffers (batch norm) is restored.
 
         Args:
             batch: one batch, as an objective would get it.
         """
         self._run_once(*batch)
 
+    def initialize(self, *batch: Any) -> None:
+        """Data-dependent initialisation, which ``fit`` does once before training; by default there is none.
+
+        Args:
+            batch: many data (up to 10,000), as an objective would get them.
+        """
+
     def _run_once(self, *batch: Any) -> dict[str, Tensor]:
         """Unconstrained parameters that one run of guide and model touches, by name."""
-        devices = sorted({t.device.index or 0 for t in batch if isinstance(t, Tensor) and t.is_cuda})
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+        buffers = [(buffer, buffer.clone()) for buffer in self.buffers() if not nn.parameter.is_lazy(buffer)]
         capture = poutine.trace(param_only=True)
         with torch.random.fork_rng(devices=devices), poutine.block(), torch.no_grad(), capture:
             trace = poutine.trace(self.guide).get_trace(*batch)
             poutine.replay(self.model, trace=trace)(*batch)
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):  # a write would spoil graphs that wait for backward()
+                    buffer.copy_(value)
         return {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}
 
 
@@ -152,8 +165,9 @@ class Pair(Program):
         self.__dict__["model"] = model
         self.__dict__["guide"] = _empty_guide if guide is None else guide
         for role, function in (("_model", model), ("_guide", guide)):
-            if isinstance(function, nn.Module):
-                self.add_module(role, function)  # for train(), eval(), to() and buffers
+            owner = getattr(function, "__self__", function)  # of a method
+            if isinstance(owner, nn.Module):
+                self.add_module(role, owner)  # for train(), eval(), to() and buffers
         self._leaves: dict[str, Tensor] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
@@ -164,7 +178,26 @@ class Pair(Program):
         )
 
     def materialize(self, *batch: Any) -> None:
-        self._leaves = self._run_once(*batch)
+        numbers: dict[str, int] = {}
+
+        def renumber(name: re.Match[str]) -> str:
+            # A Program's number in this process means nothing in the next: it is numbered anew within the pair.
+            return f"#{numbers.setdefault(name[1], len(numbers))}$$$"
+
+        leaves: dict[Tensor, str] = {}  # a tensor that has two names counts once
+        for name, leaf in self._run_once(*batch).items():
+            leaves.setdefault(leaf, re.sub(r"#(\d+)\$\$\$", renumber, name))
+        for role, module in self.named_children():
+            for name, value in module.named_parameters():
+                if value.requires_grad and value not in leaves and not isinstance(module, PyroModule):
+                    raise InvalidInput(
+                        "a parameter outside Pyro's store, which nothing would train or save",
+                        where=f"the pair's {role.lstrip('_')}",
+                        value=name,
+                        expected="pyro.module('some name', self) at its start",
+                        cure="that, or a PyroModule",
+                    )
+        self._leaves = {name: leaf for leaf, name in leaves.items()}
 
     def _entries(self) -> dict[str, Tensor]:
         if self._leaves is None:

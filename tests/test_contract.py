@@ -242,6 +242,64 @@ def test_materialize_gives_the_random_numbers_back():
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_materialize_leaves_batch_norm_alone():
+    class Normed(Program):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+
+        def model(self, x):
+            pyro.module(self.pyro_name, self)
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", pyro.distributions.Normal(self.norm(x), 1.0).to_event(1), obs=x)
+
+    program = Normed()
+    program.materialize(torch.randn(5, 2) + 3)
+    assert program.norm.num_batches_tracked == 0
+    assert torch.equal(program.norm.running_mean, torch.zeros(2))
+
+
+def test_pair_of_methods_has_each_parameter_once_under_a_name_for_the_disk():
+    def pair_of(ppca):
+        def guide(x):
+            pyro.module("shared", ppca)  # the same tensors by another name
+            ppca.guide(x)
+
+        return Pair(ppca.model, guide)
+
+    x, states = torch.randn(3, 5), []
+    for _ in range(2):
+        ppca = PPCA(5, 2)
+        pair = pair_of(ppca)
+        pair.materialize(x)
+        assert len(list(pair.parameters())) == 3
+        pair.eval()
+        assert not ppca.training
+        pair = Pair(ppca.model, lambda x, ppca=ppca: ppca.guide(x))
+        pair.materialize(x)
+        states.append(pair.state_dict())
+        pyro.clear_param_store()
+    assert (
+        states[0].keys() == states[1].keys() == {f"PPCA#0$$${n}" for n in ("loadings", "mean", "log_scale")}
+    )
+
+
+def test_pair_names_a_parameter_that_nothing_would_train():
+    class Decoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(1, 1)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", pyro.distributions.Normal(self.linear(x[:, None])[:, 0], 1.0), obs=x)
+
+    with pytest.raises(
+        InvalidInput, match=r"outside Pyro's store.*pair's model: linear\.weight.*pyro\.module"
+    ):
+        Pair(Decoder()).materialize(torch.randn(3))
+
+
 def test_pair_refuses_a_copy():
     with pytest.raises(InvalidInput, match="cannot be copied"):
         copy.deepcopy(users_pair())

@@ -138,7 +138,13 @@ class Arrays(Dataset):
 def _prepared(array: np.ndarray, where: str, *, scale: float | None, shape: tuple[int, ...] | None) -> Tensor:
     """Finite float32 data (N, *shape), divided by the scale."""
     if array.size == 0 or array.ndim == 0:
-        raise InvalidInput("no data", where=where, value=f"shape {array.shape}", expected="one datum or more")
+        raise InvalidInput(
+            "no data",
+            where=where,
+            value=f"shape {array.shape}",
+            expected="one datum or more",
+            cure="a file that holds data",
+        )
     if array.ndim == 1:
         raise InvalidInput(
             "no axis of features",

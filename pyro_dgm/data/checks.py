@@ -157,7 +157,13 @@ def require_shape(found: tuple[int, ...], where: str, *, expected: tuple[int, ..
             cure=f"x.transpose(0, 3, 1, 2), or data_shape={found} if that is meant",
         )
     if expected is not None:
-        raise InvalidInput("wrong shape of a datum", where=where, value=found, expected=f"{expected}")
+        raise InvalidInput(
+            "wrong shape of a datum",
+            where=where,
+            value=found,
+            expected=f"{expected}",
+            cure="reshaping the data, or another data_shape",
+        )
 
 
 def require_labels(
@@ -177,7 +183,7 @@ def require_labels(
     Example:
         >>> require_labels(torch.tensor([0, 7, 9]), "labels", count=3, num_classes=5)
         Traceback (most recent call last):
-        pyro_dgm.errors.InvalidInput: 2 of 3 labels out of range in labels: 7 at index 1; expected -1 ... or 0..4
+        pyro_dgm.errors.InvalidInput: 2 of 3 labels out of range in labels: 7 at index 1; expected -1 ...; try -1 ...
     """
     array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
     if array.shape != (count,):
@@ -188,7 +194,7 @@ def require_labels(
         raise InvalidInput(
             f"{count} of {count} labels are not whole numbers",
             where=where,
-            value=f"{array[0]!r} at index 0, {array.dtype}",
+            value=f"{array[0]} at index 0, {array.dtype}",
             expected="an integer type",
             cure="y.astype(int)",
         )
@@ -201,6 +207,7 @@ def require_labels(
             where=where,
             value=f"{array[first]} at index {first}",
             expected=f"-1 (no label) or 0..{limit}",
+            cure="-1 for such data, or another num_classes",
         )
     return y.long() if isinstance(y, Tensor) else torch.from_numpy(array.astype(np.int64))
 

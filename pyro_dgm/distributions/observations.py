@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -18,7 +19,8 @@ from pyro_dgm.errors import InvalidInput
 class Observation(nn.Module, ABC):
     """A module from a decoder's output to a distribution of event shape ``data_shape``; abstract.
 
-    Half-precision decoder outputs are taken to float32 first, so that log-probabilities are float32.
+    Half-precision decoder outputs are taken to float32 first, so that log-probabilities are float32. The buffer
+    ``offset``, zero until :meth:`center`, is added to them.
 
     Args:
         data_shape: shape of one datum.
@@ -28,6 +30,8 @@ class Observation(nn.Module, ABC):
     Raises:
         InvalidInput: a size below one, fewer than two levels, or decoder outputs of another shape.
     """
+
+    offset: Tensor
 
     def __init__(self, data_shape: Sequence[int], num_params: int, levels: int | None) -> None:
         super().__init__()
@@ -42,6 +46,21 @@ class Observation(nn.Module, ABC):
         self.data_shape = tuple(data_shape)
         self.num_params = num_params
         self.levels = levels
+        self.register_buffer("offset", torch.zeros(num_params, *self.data_shape))
+
+    @torch.no_grad()
+    def center(self, x: Tensor) -> None:
+        """Moves the offset, if it is still zero, so that a decoder output of zero stands for the mean of ``x``.
+
+        Args:
+            x: data (N, *data_shape).
+        """
+        if not bool(self.offset.any()):
+            self.offset.copy_(self._centered(x.mean(0)))
+
+    @abstractmethod
+    def _centered(self, mean: Tensor) -> Tensor:
+        """Decoder outputs (num_params, *data_shape) that stand for this mean (*data_shape)."""
 
     @abstractmethod
     def forward(self, params: Tensor) -> Independent:
@@ -57,7 +76,7 @@ class Observation(nn.Module, ABC):
                 value=tuple(params.shape),
                 expected=f"(..., {', '.join(map(str, expected))}): num_params, then data_shape",
             )
-        return at_least_float32(params).unbind(-len(expected))
+        return at_least_float32(params + self.offset).unbind(-len(expected))
 
 
 class BernoulliObservation(Observation):
@@ -78,6 +97,9 @@ class BernoulliObservation(Observation):
 
     def __init__(self, data_shape: Sequence[int]) -> None:
         super().__init__(data_shape, num_params=1, levels=2)
+
+    def _centered(self, mean: Tensor) -> Tensor:
+        return mean.clamp(1e-3, 1 - 1e-3).logit().unsqueeze(0)
 
     def forward(self, params: Tensor) -> Independent:
         (logits,) = self._split(params)
@@ -115,6 +137,9 @@ class NormalObservation(Observation):
             raise InvalidInput("bad floor", where="scale_floor", value=scale_floor, expected="a number > 0")
         self.scale_floor = scale_floor
         self.log_scale = None if heteroscedastic else nn.Parameter(torch.zeros(self.data_shape))
+
+    def _centered(self, mean: Tensor) -> Tensor:
+        return torch.stack([mean, *torch.zeros_like(self.offset[1:])])
 
     def forward(self, params: Tensor) -> Independent:
         loc, *raw = self._split(params)
@@ -156,6 +181,9 @@ class DiscretizedLogisticObservation(Observation):
             raise InvalidInput("bad floor", where="scale_floor", value=scale_floor, expected="a number > 0")
         self.scale_floor = scale_floor
 
+    def _centered(self, mean: Tensor) -> Tensor:
+        return torch.stack([mean, torch.zeros_like(mean)])
+
     def forward(self, params: Tensor) -> Independent:
         loc, raw = self._split(params)
         scale = positive(raw, self.scale_floor / (self.levels - 1))
@@ -194,6 +222,11 @@ class BetaBinomialObservation(Observation):
                 "bad floor", where="concentration_floor", value=concentration_floor, expected="a number > 0"
             )
         self.concentration_floor = concentration_floor
+
+    def _centered(self, mean: Tensor) -> Tensor:
+        white = mean.clamp(1e-3, 1 - 1e-3)
+        concentrations = torch.stack([white, 1 - white]) * 2 * math.log(2)  # as much in all as at zero
+        return concentrations.expm1().log()  # softplus undone
 
     def forward(self, params: Tensor) -> Independent:
         white, black = (positive(raw, self.concentration_floor) for raw in self._split(params))

@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.traces import inspect_pair, require_particles
+from pyro_dgm.objectives.inspection import inspect_pair
+from pyro_dgm.objectives.traces import require_particles
 from pyro_dgm.objectives.weights import log_weights
 
 # Elements of the data that one pass holds for all its particles: the arrays of a pass then stay in the caches.
@@ -83,7 +84,7 @@ def log_likelihood(
         progress: show a progress bar.
 
     Raises:
-        InvalidInput: no data, no particles, or a pair without weights per datum.
+        InvalidInput: no data, no particles, fields of different lengths, or a pair without weights per datum.
         IncompatibleModel: the model is implicit or unnormalised.
 
     Example:
@@ -102,6 +103,17 @@ def log_likelihood(
     if not batch or not len(batch[0]):
         raise InvalidInput("no data", where="batch", expected="at least one datum")
     num_data = len(batch[0])
+    if any(not isinstance(field, Tensor) or field.shape[:1] != (num_data,) for field in batch):
+        raise InvalidInput(
+            "fields that cannot be cut into pieces",
+            where="batch",
+            value=", ".join(
+                str(tuple(t.shape)) if isinstance(t, Tensor) else type(t).__name__ for t in batch
+            ),
+            expected="tensors whose first dimension is the datum",
+        )
+    if rows < 1:
+        raise InvalidInput("no data in a pass", where="rows", value=rows, expected="an integer >= 1")
     layout = inspect_pair(model, guide, tuple(t[:2] for t in batch), num_particles)
     if not layout.has_latents:
         num_particles = 1  # each weight is log p(x)
@@ -115,6 +127,13 @@ def log_likelihood(
             for done in range(0, num_particles, per_pass):
                 count = min(per_pass, num_particles - done)
                 log_w = log_weights(model, guide, *piece, num_particles=count, layout=layout).double()
+                if log_w.shape[1] != len(piece[0]):
+                    raise InvalidInput(
+                        "no weight for each datum",
+                        where="the plate of the data",
+                        value=f"{log_w.shape[1]} weights for {len(piece[0])} data",
+                        expected="a plate that is as long as the batch it is called with, without subsampling",
+                    )
                 passes.append(torch.stack([log_w.logsumexp(0), (2 * log_w).logsumexp(0), log_w.sum(0)]))
             sums = torch.stack(passes)  # (passes, 3, rows)
             moments.append(torch.stack([sums[:, 0].logsumexp(0), sums[:, 1].logsumexp(0), sums[:, 2].sum(0)]))

@@ -20,6 +20,7 @@ from pyro_dgm.experiment.config import Config
 from pyro_dgm.objectives.player import HasPlayers
 from pyro_dgm.program import Program
 from pyro_dgm.training.random_state import forked
+from pyro_dgm.training.steps import require_loss
 
 _FEW = 4  # data in the rehearsed batch: enough for a plate, few enough for the largest model
 _ROWS = 4096  # data checked at a time
@@ -39,20 +40,19 @@ def rehearse(objects: Namespace, config: Config) -> None:
     """
     program, objective, data = objects.program, objects.objective, objects.data
     with forked(torch.device("cpu")):
-        batch = data.train.batch(torch.arange(min(_FEW, len(data.train))))
+        # No more data than training will have in a batch: batch normalisation refuses a single one.
+        batch_size = min(_FEW, len(data.train), max(1, objects.training.batch_size))
+        batch = data.train.batch(torch.arange(batch_size))
         _run("program", program.materialize, *batch)
         _check_observations(program, data, batch)
         pair = (program.model, program.guide)
         kept = copy.deepcopy(program.state_dict())
         if not isinstance(objective, HasPlayers):
-            loss = _run("objective", objective, *pair, *batch)
-            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-                expected = "a scalar tensor, the negative bound summed over the data"
-                raise InvalidInput("no loss", where="objective", value=loss, expected=expected)
+            loss = require_loss(_run("objective", objective, *pair, *batch), "objective")
             _run("objective", loss.backward)
             program.zero_grad(set_to_none=True)
             with naming(config):
-                _check_optimizer(objects)
+                _check_optimizer(objects, config)
         program.load_state_dict(kept)
         _run("evaluation", log_likelihood, *pair, *batch, num_particles=2)
 
@@ -65,9 +65,13 @@ def _run(key: str, function: Any, *args: Any, **kwargs: Any) -> Any:
     except (
         Exception
     ) as error:  # whatever the user's networks raise; Pyro's warnings too, where they are errors
-        value = f"{type(error).__name__}: {error}"
-        cure = "another objective, or a program that fits the data"
-        raise InvalidInput("a first step fails", where=key, value=value[:500], cure=cure) from error
+        text = str(error).partition("Trace Shapes:")[0]  # Pyro's table of all sites fits on no line
+        value = f"{type(error).__name__}: {text}"
+        expected = f"a step on {_FEW} data, or on a batch if that is less"
+        cure = "another objective, a program that fits the data, or a larger batch_size"
+        raise InvalidInput(
+            "a first step fails", where=key, value=value[:500], expected=expected, cure=cure
+        ) from error
 
 
 def _check_observations(program: Program, data: Dataset, batch: tuple[Any, ...]) -> None:
@@ -87,16 +91,18 @@ def _require_binary(split: Split, field: str, part: str) -> None:
         require_binary(split.batch(rows)[split.fields.index(field)], f"data.{part}")
 
 
-def _check_optimizer(objects: Namespace) -> None:
+def _check_optimizer(objects: Namespace, config: Config) -> None:
     if objects.optimizer is None:
         return
+    rate = config["optimizer"].get("init_args", {}).get("lr")  # optimizers refuse a bad one without its key
+    if rate is not None and not 0 < float(rate) < math.inf:
+        raise InvalidInput(
+            "bad learning rate",
+            where="optimizer.init_args.lr",
+            value=rate,
+            expected="a positive number",
+            cure="1e-3",
+        )
     optimizer = objects.optimizer(list(objects.program.parameters()))
-    for group in optimizer.param_groups:
-        rate = float(group.get("lr", 1.0))
-        if not 0 < rate < math.inf:
-            expected = "a positive number"
-            raise InvalidInput(
-                "bad learning rate", where="optimizer.init_args.lr", value=rate, expected=expected
-            )
     if objects.scheduler is not None:
         objects.scheduler(optimizer)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.inspection import Layouts
 from pyro_dgm.objectives.traces import (
-    Layouts,
+    Site,
     latent_sites,
     observed_sites,
     require_particles,
@@ -29,7 +30,8 @@ class ELBO(nn.Module):
     .. math:: -\sum_i \mathbb{E}_{q(z \mid x_i)} [\log p(x_i, z) - \log q(z \mid x_i)]
 
     Scales (subsampling, ``poutine.scale``) and masks count. With ``kl="monte_carlo"`` value and gradient are those
-    of Pyro's ``Trace_ELBO``, score-function terms included. With ``kl="analytic"`` each latent site contributes
+    of Pyro's ``Trace_ELBO``, score-function terms included (also that of the density of a discrete auxiliary site,
+    which Pyro leaves out). With ``kl="analytic"`` each latent site contributes
     :math:`\mathrm{KL}(q \,\|\, p)` in closed form; sites must then come in the same order in model and guide, be
     reparameterised and have a closed form, or the first call raises (``TraceMeanField_ELBO`` only warns).
 
@@ -95,11 +97,9 @@ def _monte_carlo_bound(model_trace: Trace, guide_trace: Trace) -> Tensor:
 def _log_ratio(model_sites: dict[str, Any], guide_sites: dict[str, Any]) -> MultiFrameTensor:
     """log p - log q by plates: a site's score is multiplied only by the terms that share its plates."""
     log_r = MultiFrameTensor()
-    for name, site in model_sites.items():
-        term = site["log_prob"]
-        if not site["is_observed"]:
-            term = term - guide_sites[name]["log_prob"]
-        log_r.add((site["cond_indep_stack"], term.detach()))
+    for sign, sites in ((1.0, model_sites), (-1.0, guide_sites)):
+        for site in sites.values():
+            log_r.add((site["cond_indep_stack"], sign * site["log_prob"].detach()))
     return log_r
 
 
@@ -107,6 +107,15 @@ def _analytic_bound(model_trace: Trace, guide_trace: Trace) -> Tensor:
     """Expected log-likelihood by one sample, minus closed-form divergences."""
     bound: Tensor = sum(site["log_prob_sum"] for site in observed_sites(model_trace).values())
     priors, posteriors = latent_sites(model_trace), latent_sites(guide_trace)
+    others = [name for name in sample_sites(guide_trace) if name not in posteriors]
+    if others:
+        raise InvalidInput(
+            "a guide site that is no latent variable of the model",
+            where="kl='analytic'",
+            value=", ".join(others),
+            expected="a guide without auxiliary sites, which leave no closed form (autoguides have them)",
+            cure="kl='monte_carlo'",
+        )
     if list(priors) != list(posteriors):
         raise InvalidInput(
             "different order of sites in model and guide",
@@ -124,15 +133,32 @@ def _analytic_bound(model_trace: Trace, guide_trace: Trace) -> Tensor:
                 expected="a reparameterised distribution with kl='analytic'",
                 cure="kl='monte_carlo', which adds its score-function term",
             )
-        try:
-            divergence = kl_divergence(q["fn"], p["fn"])
-        except NotImplementedError:
+        if not (_same(q["scale"], p["scale"]) and _same(q["mask"], p["mask"])):
             raise InvalidInput(
-                "no closed-form divergence",
+                "different scales or masks in model and guide",
                 where=f"site {name!r}",
-                value=f"{q['fn']} from {p['fn']}",
-                expected="a pair of families that torch or Pyro knows",
+                expected="one scale and one mask for a divergence",
                 cure="kl='monte_carlo'",
-            ) from None
-        bound = bound - scale_and_mask(divergence, q["scale"], q["mask"]).sum()
+            )
+        bound = bound - scale_and_mask(closed_form(q, p), q["scale"], q["mask"]).sum()
     return bound
+
+
+def closed_form(q: Site, p: Site) -> Tensor:
+    """KL(q || p) of two sites in nats, of their batch shape; raises InvalidInput where no closed form is known."""
+    try:
+        return kl_divergence(q["fn"], p["fn"])
+    except NotImplementedError:
+        raise InvalidInput(
+            "no closed-form divergence",
+            where=f"site {q['name']!r}",
+            value=f"{q['fn']} from {p['fn']}",
+            expected="a pair of families that torch or Pyro knows",
+            cure="kl='monte_carlo', or Trace_ELBO",
+        ) from None
+
+
+def _same(left: Any, right: Any) -> bool:
+    if left is None or right is None:
+        return left is right
+    return torch.equal(torch.as_tensor(left), torch.as_tensor(right))

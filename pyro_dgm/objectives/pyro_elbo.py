@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
+from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
+
+from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.elbo import closed_form
+from pyro_dgm.objectives.inspection import as_found
+from pyro_dgm.objectives.traces import Layout, latent_sites, run_pair
 
 
 class PyroELBO(nn.Module):
@@ -16,13 +25,14 @@ class PyroELBO(nn.Module):
 
     Pyro's objects have no common differentiable loss: some only know ``loss_and_grads``. This calls that one and
     hands its value and its gradients on, so that ``loss.backward()`` gives what ``pyro.infer.SVI`` would.
-    A structured guide under ``TraceMeanField_ELBO``, of which Pyro only warns, raises.
+    What Pyro only warns of raises: a latent variable that the guide lacks, and under ``TraceMeanField_ELBO`` a
+    structured guide, or a site without a closed-form divergence.
 
     Args:
         elbo: for example ``pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)``.
 
     Raises:
-        UserWarning: Pyro's warning of a guide that is not mean-field, as an error.
+        InvalidInput: a pair for which Pyro's value is no bound, or not the one that was asked for.
 
     Example:
         >>> import pyro, torch
@@ -40,26 +50,66 @@ class PyroELBO(nn.Module):
     def __init__(self, elbo: pyro.infer.ELBO) -> None:
         super().__init__()
         self.elbo = elbo
+        self._closed_forms_checked = not isinstance(elbo, TraceMeanField_ELBO)
 
     def forward(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="Failed to verify mean field")
+        if not self._closed_forms_checked:
+            _require_closed_forms(model, guide, batch)
+            self._closed_forms_checked = True
+        with _refusing():
             if not torch.is_grad_enabled():
                 return _total(self.elbo.loss(model, guide, *batch))
             waiting = {leaf: leaf.grad for leaf in _leaves() if leaf.grad is not None}
             for leaf in waiting:
                 leaf.grad = None
-            value = _total(self.elbo.loss_and_grads(model, guide, *batch))
-        gradients = {leaf: leaf.grad for leaf in _leaves() if leaf.grad is not None}
-        for leaf in gradients:
-            leaf.grad = waiting.get(leaf)
-        for leaf, gradient in waiting.items():
-            leaf.grad = gradient
+            gradients: dict[Tensor, Tensor] = {}
+            try:
+                value = _total(self.elbo.loss_and_grads(model, guide, *batch))
+                gradients = {leaf: leaf.grad for leaf in _leaves() if leaf.grad is not None}
+            finally:  # gradients that wait for a step outlive an error too
+                for leaf in _leaves():
+                    leaf.grad = waiting.get(leaf)
         if not gradients:
             return value
         # Linear in the leaves, with these gradients; the value of the sum is taken off again.
         carrier = torch.stack([(leaf * gradient).sum() for leaf, gradient in gradients.items()]).sum()
         return value.to(carrier) + (carrier - carrier.detach())
+
+
+# What Pyro warns of, though its value is then no bound: the beginning of the warning, and the cure.
+_REFUSED = {
+    "Found vars in model but not guide": "to add them to the guide, or TraceEnum_ELBO if they are enumerated",
+    "Failed to verify mean field": "Trace_ELBO, or the sites in the same order in model and guide",
+}
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for message in _REFUSED:
+            warnings.filterwarnings("error", message=message)
+        try:
+            yield
+        except UserWarning as warning:
+            cures = [cure for message, cure in _REFUSED.items() if str(warning).startswith(message)]
+            if not cures:
+                raise
+            expected = "a pair for which Pyro's value is a bound"
+            raise InvalidInput(
+                "no bound", where="PyroELBO", value=warning, expected=expected, cure=cures[0]
+            ) from warning
+
+
+def _require_closed_forms(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...]
+) -> None:
+    """Pyro falls back on sampling at a site whose divergence it does not know, and says nothing."""
+    with as_found(), poutine.block(), torch.no_grad(), _refusing():
+        ((model_trace, guide_trace),) = run_pair(model, guide, batch, 1, Layout(math.inf, False, True))
+    priors = latent_sites(model_trace)
+    for name, site in latent_sites(guide_trace).items():
+        if name in priors:
+            closed_form(site, priors[name])
 
 
 def _leaves() -> list[Tensor]:

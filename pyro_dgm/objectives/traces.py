@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
-import torch
-from pyro import poutine
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
 
 from pyro_dgm.errors import IncompatibleModel, InvalidInput
 
@@ -29,13 +24,11 @@ class Layout:
     Args:
         max_plate_nesting: number of batch dimensions that the pair's own plates take.
         vectorized: whether a plate of particles to the left of them works.
-        score_sites: guide sites that depend on parameters and cannot be reparameterised.
         has_latents: whether the guide samples anything.
     """
 
-    max_plate_nesting: int
+    max_plate_nesting: float
     vectorized: bool
-    score_sites: tuple[str, ...]
     has_latents: bool
 
 
@@ -80,62 +73,25 @@ def run_pair(
     num_particles: int,
     layout: Layout,
 ) -> list[tuple[Trace, Trace]]:
-    """Traces (model, guide) with log-densities computed: one of all particles, or one per particle."""
+    """Traces (model, guide) with log-densities computed: one of all particles, or one per particle.
 
-    def once(model: Callable[..., Any], guide: Callable[..., Any], nesting: int) -> tuple[Trace, Trace]:
-        return get_importance_trace("flat", nesting, model, guide, batch, {})
-
-    if num_particles > 1 and layout.vectorized:
-        nesting = layout.max_plate_nesting + 1
-        plate = pyro.plate(PARTICLES, num_particles, dim=-nesting)
-        return [once(plate(model), plate(guide), nesting)]
-    return [once(model, guide, layout.max_plate_nesting) for _ in range(num_particles)]
-
-
-def inspect_pair(
-    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...], num_particles: int = 1
-) -> Layout:
-    """Layout of a pair, from one run whose random numbers are given back.
+    Each run is checked, since a batch may have other sites than the last one.
 
     Raises:
         InvalidInput: a latent that the guide lacks, a guide site that the model lacks, a MAP guide.
         IncompatibleModel: the model observes nothing, or has no normalised density.
     """
-    devices = sorted({t.device.index or 0 for t in batch if isinstance(t, Tensor) and t.is_cuda})
-    with torch.random.fork_rng(devices=devices), poutine.block(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Pyro only warns of is an error below
-        with torch.enable_grad():
-            model_trace, guide_trace = get_importance_trace("flat", float("inf"), model, guide, batch, {})
-        _check(model_trace, guide_trace)
-        frames = [
-            frame
-            for trace in (model_trace, guide_trace)
-            for site in sample_sites(trace).values()
-            for frame in site["cond_indep_stack"]
-            if frame.vectorized
-        ]
-        nesting = -min((frame.dim for frame in frames), default=0)
-        failure = ""
-        if num_particles > 1:
-            # A number of particles that no plate has: a wrong shape then cannot pass by coincidence.
-            trial = next(n for n in (2, 3, 5, 7, 11, 13) if all(frame.size != n for frame in frames))
-            try:
-                with torch.no_grad():
-                    run_pair(model, guide, batch, trial, Layout(nesting, True, (), True))
-            except Exception as error:
-                failure = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    if failure:
-        warnings.warn(
-            f"this model or guide does not take a dimension of particles ({failure}); its {num_particles} particles "
-            "run one after the other, which is slower",
-            stacklevel=3,
-        )
-    score_sites = tuple(
-        name
-        for name, site in sample_sites(guide_trace).items()
-        if not site["fn"].has_rsample and not site["is_observed"] and site["log_prob"].requires_grad
-    )
-    return Layout(nesting, not failure, score_sites, bool(sample_sites(guide_trace)))
+
+    def once(model: Callable[..., Any], guide: Callable[..., Any], nesting: float) -> tuple[Trace, Trace]:
+        traces = get_importance_trace("flat", nesting, model, guide, batch, {})
+        _check(*traces)
+        return traces
+
+    if num_particles > 1 and layout.vectorized:
+        nesting = int(layout.max_plate_nesting) + 1
+        plate = pyro.plate(PARTICLES, num_particles, dim=-nesting)
+        return [once(plate(model), plate(guide), nesting)]
+    return [once(model, guide, layout.max_plate_nesting) for _ in range(num_particles)]
 
 
 def _check(model_trace: Trace, guide_trace: Trace) -> None:
@@ -162,8 +118,7 @@ def _check(model_trace: Trace, guide_trace: Trace) -> None:
                 expected=f"pyro.sample({name!r}, ...) in the guide",
                 cure="to add it, or TraceEnum_ELBO if it is to be enumerated",
             )
-    auxiliary = any(site["infer"].get("is_auxiliary") for site in sample_sites(guide_trace).values())
-    for name, site in in_guide.items():
+    for name in in_guide:
         if name not in in_model:
             raise InvalidInput(
                 "guide site that the model lacks",
@@ -171,13 +126,34 @@ def _check(model_trace: Trace, guide_trace: Trace) -> None:
                 expected="a latent variable of the model",
                 cure="infer={'is_auxiliary': True} if the guide builds its latents from it",
             )
-        if _is_point(site) and not _is_point(in_model[name]) and not auxiliary:
-            raise InvalidInput(
-                "a point estimate (Delta) in the guide",
-                where=f"site {name!r}",
-                expected="a density, since MAP is not a bound on log p(x)",
-                cure="AutoNormal in place of AutoDelta, or Pyro's Trace_ELBO through PyroELBO",
-            )
+    if not has_auxiliary(guide_trace):
+        refuse_points(point_sites(model_trace, guide_trace))
+
+
+def refuse_points(names: list[str]) -> None:
+    """Raises if there is a point estimate."""
+    if names:
+        raise InvalidInput(
+            "a point estimate (Delta) in the guide",
+            where=f"site {names[0]!r}",
+            expected="a density, since MAP is not a bound on log p(x)",
+            cure="AutoNormal in place of AutoDelta, or Pyro's Trace_ELBO through PyroELBO",
+        )
+
+
+def has_auxiliary(guide_trace: Trace) -> bool:
+    """Whether a guide builds latents from auxiliary sites."""
+    return any(site["infer"].get("is_auxiliary") for site in sample_sites(guide_trace).values())
+
+
+def point_sites(model_trace: Trace, guide_trace: Trace) -> list[str]:
+    """Latents that are a Delta in the guide alone."""
+    in_model = latent_sites(model_trace)
+    return [
+        name
+        for name, site in latent_sites(guide_trace).items()
+        if _is_point(site) and not _is_point(in_model[name])
+    ]
 
 
 def _layers(site: Site) -> Iterator[Any]:
@@ -190,23 +166,3 @@ def _layers(site: Site) -> Iterator[Any]:
 
 def _is_point(site: Site) -> bool:
     return any(isinstance(layer, pyro.distributions.Delta) for layer in _layers(site))
-
-
-class Layouts:
-    """Layouts of the pairs that an objective has met, so that each pair is inspected once; forgotten with the pair."""
-
-    def __init__(self) -> None:
-        self._known: weakref.WeakKeyDictionary[Any, dict[Any, Layout]] = weakref.WeakKeyDictionary()
-
-    def __call__(
-        self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...], num_particles: int
-    ) -> Layout:
-        owner = getattr(
-            model, "__self__", model
-        )  # a bound method is a new object each time, its owner is not
-        functions = getattr(model, "__func__", None), getattr(guide, "__func__", None)
-        key = (*functions, id(getattr(guide, "__self__", guide)))
-        layouts = self._known.setdefault(owner, {})
-        if key not in layouts:
-            layouts[key] = inspect_pair(model, guide, batch, num_particles)
-        return layouts[key]

@@ -11,11 +11,11 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.inspection import inspect_pair
 from pyro_dgm.objectives.traces import (
     PARTICLES,
     Layout,
     Site,
-    inspect_pair,
     observed_sites,
     require_particles,
     run_pair,
@@ -44,7 +44,7 @@ def log_weights(
         batch: positional arguments of both.
         num_particles: number K of draws from the guide per datum.
         joint: one weight for the whole data set, as global latent variables need it.
-        layout: what :func:`~pyro_dgm.objectives.traces.inspect_pair` found, to save that run.
+        layout: what :func:`~pyro_dgm.objectives.inspection.inspect_pair` found, to save that run.
 
     Returns:
         Tensor of shape ``(num_particles, batch)`` in nats, ``(num_particles,)`` with ``joint``.
@@ -73,14 +73,20 @@ def log_weights(
     if layout is None:
         layout = inspect_pair(model, guide, batch, num_particles)
     runs = run_pair(model, guide, batch, num_particles, layout)
-    rows = [_weigh(model_trace, guide_trace, layout, joint) for model_trace, guide_trace in runs]
-    log_w = torch.cat(rows)
+    return weigh(runs, layout, num_particles=num_particles, joint=joint)
+
+
+def weigh(
+    runs: list[tuple[Trace, Trace]], layout: Layout, *, num_particles: int, joint: bool = False
+) -> Tensor:
+    """Weights (num_particles, batch), or (num_particles,) if joint, of what ``run_pair`` returned."""
+    log_w = torch.cat([_weigh(model_trace, guide_trace, layout, joint) for model_trace, guide_trace in runs])
     return log_w.expand(num_particles, *log_w.shape[1:])
 
 
 def _weigh(model_trace: Trace, guide_trace: Trace, layout: Layout, joint: bool) -> Tensor:
     """Weights of one run: (particles or 1, batch), or (particles or 1,) if joint."""
-    particle_dim = -1 - layout.max_plate_nesting
+    particle_dim = -1 - int(layout.max_plate_nesting)
     model_sites, guide_sites = sample_sites(model_trace), sample_sites(guide_trace)
     if joint:
         _require_whole_data(model_sites)

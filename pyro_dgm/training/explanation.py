@@ -15,7 +15,12 @@ from pyro_dgm.training.nonfinite import locate_nonfinite
 
 
 def explained(
-    error: NonFiniteError | ValueError, learner: Learner, batch: tuple[Any, ...], index: Tensor | None
+    error: NonFiniteError | ValueError,
+    learner: Learner,
+    batch: tuple[Any, ...],
+    index: Tensor | None,
+    *,
+    step: int,
 ) -> NonFiniteError | None:
     """The error again, with the batch's indices and the place that went bad; None for one of another kind.
 
@@ -27,6 +32,7 @@ def explained(
         learner: whose step it was.
         batch: its batch.
         index: indices of the batch in the training split.
+        step: its number, from 1.
     """
     place = _site(learner, batch)
     data = [] if index is None else [_listed(index)]
@@ -35,7 +41,7 @@ def explained(
             return None
         return NonFiniteError(
             "non-finite number",
-            where=", ".join([place, *data]),
+            where=", ".join([f"step {step}", place, *data]),
             value=str(error).splitlines()[0],
             expected="finite numbers",
             cure="a lower learning rate, clip_norm, or a look at these data",

@@ -21,12 +21,16 @@ from pyro_dgm.training.batches import Split
 from pyro_dgm.training.random_state import forked
 from pyro_dgm.training.steps import Players, Step
 
+_INITIAL_DATA = 10_000  # enough for a mean of each pixel
+
 SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
 
 
 @runtime_checkable
-class _Materializes(Protocol):
+class _Prepares(Protocol):
     def materialize(self, *batch: Any) -> None: ...
+
+    def initialize(self, *batch: Any) -> None: ...
 
 
 @dataclass
@@ -146,7 +150,7 @@ def learner_of_program(
             cure="Pair(model, guide) and ELBO() or PyroELBO(...); fit(step, data=...) for a Step",
         )
     model, guide = getattr(program, "model"), getattr(program, "guide")  # noqa: B009  # mypy: any module's
-    _materialize(program, train, batch_size)
+    _prepare(program, train, batch_size)
     modules = [module for module in (program, objective) if isinstance(module, nn.Module)]
     for module in modules:
         module.to(device=device, dtype=dtype)
@@ -178,9 +182,9 @@ def learner_of_program(
     )
 
 
-def _materialize(program: nn.Module, train: Split | None, batch_size: int) -> None:
-    """Makes lazy parameters, on the device and in the type that the program has now."""
-    if not isinstance(program, _Materializes):
+def _prepare(program: nn.Module, train: Split | None, batch_size: int) -> None:
+    """Makes lazy parameters, on the device and in the type that the program has now, and starts them from data."""
+    if not isinstance(program, _Prepares):
         return
     try:
         leaf = next(iter(program.parameters()), torch.empty(0))
@@ -194,6 +198,9 @@ def _materialize(program: nn.Module, train: Split | None, batch_size: int) -> No
         # Bad values are for the first step to find, which names the data and the site.
         with pyro.validation_enabled(False):
             program.materialize(*batch)
+        if train is not None:
+            many = train[:_INITIAL_DATA].to(leaf.device, leaf.dtype)
+            program.initialize(*many.batch(torch.arange(len(many), device=leaf.device)))
 
 
 def _autocast(loss: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:

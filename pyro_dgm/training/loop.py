@@ -100,7 +100,7 @@ class Loop:
         try:
             return self.learner.step.step(*batch)
         except (NonFiniteError, ValueError) as error:
-            explanation = explained(error, self.learner, batch, index)
+            explanation = explained(error, self.learner, batch, index, step=self.count + 1)
             if explanation is None:
                 raise
             raise explanation from error

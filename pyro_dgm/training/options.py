@@ -43,11 +43,13 @@ def check_counts(**values: Any) -> None:
     Example:
         >>> check_counts(epochs=0)
         Traceback (most recent call last):
-        pyro_dgm.errors.InvalidInput: bad number in epochs: 0; expected a whole number >= 1
+        pyro_dgm.errors.InvalidInput: bad number in epochs: 0; expected a whole number >= 1; try 1 or more
     """
     for name, value in values.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InvalidInput("bad number", where=name, value=value, expected="a whole number >= 1")
+            raise InvalidInput(
+                "bad number", where=name, value=value, expected="a whole number >= 1", cure="1 or more"
+            )
 
 
 def check_seed(seed: Any) -> None:

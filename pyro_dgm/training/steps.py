@@ -100,7 +100,7 @@ class Players:
         optimizer = self.optimizers[player.name]
         before = snapshot(self._parameters[player.name][0].device)
         try:
-            loss = _checked(player.loss(*batch), player.name) / num_data
+            loss = require_loss(player.loss(*batch), player.name) / num_data
         except ValueError:
             # Pyro refuses non-finite parameters of a distribution: whoever replays the step needs the same
             # noise.
@@ -154,8 +154,16 @@ def _trained(player: Player) -> list[Tensor]:
     return parameters
 
 
-def _checked(loss: Any, name: str) -> Tensor:
-    """The loss, if it is something that can be descended."""
+def require_loss(loss: Any, name: str) -> Tensor:
+    """The loss, if it is something that can be descended.
+
+    Args:
+        loss: what an objective returned.
+        name: whose it is, for the message.
+
+    Raises:
+        InvalidInput: no scalar tensor, or one that depends on nothing that is trained.
+    """
     if not isinstance(loss, Tensor) or loss.ndim:
         shape = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise InvalidInput(
@@ -167,7 +175,11 @@ def _checked(loss: Any, name: str) -> Tensor:
         )
     if not loss.requires_grad:
         raise InvalidInput(
-            "loss without gradient", where=name, expected="one that depends on a trained parameter"
+            "loss without gradient",
+            where=name,
+            value=loss.item(),
+            expected="one that depends on a trained parameter",
+            cure="num_particles=1 if it was 0, or parameters with requires_grad",
         )
     return loss
 

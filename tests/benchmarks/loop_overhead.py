@@ -1,8 +1,9 @@
 """Time of a step under `fit` beside the bare step, side by side; `python -m tests.benchmarks.loop_overhead`.
 
 Bare means: gather the batch, loss / batch size, backward, optimiser step, nothing checked and nothing recorded. Both
-have the same program, objective, data, fused Adam and flushed denormals, and take turns in short rounds; the table
-shows the median of the ratios of neighbouring rounds.
+have the same program, objective, data, fused Adam and flushed denormals, Pyro's argument checks off (`fit` turns them
+off after its first epoch), and take turns in short rounds; the table shows the median of the ratios of neighbouring
+rounds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 
+import pyro
 import torch
 
 from pyro_dgm.data import Arrays, Digits
@@ -77,6 +79,7 @@ def _quartiles(ratios):
 def main():
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    pyro.enable_validation(False)
     digits = Digits(binarize="dynamic").train
     compare("digits 64-200-200-8", digits, (1, 8, 8), (200, 200), 8, 200)
     random = Arrays(

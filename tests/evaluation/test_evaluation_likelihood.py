@@ -92,6 +92,57 @@ def test_no_particles():
         log_likelihood(program.model, program.guide, x, num_particles=0)
 
 
+def test_a_subsampling_pair_has_no_weight_for_each_datum():
+    def model(x):
+        with pyro.plate("data", len(x), subsample_size=2) as index:
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[index])
+
+    def guide(x):
+        with pyro.plate("data", len(x), subsample_size=2) as index:
+            pyro.sample("z", dist.Normal(x[index] / 2, 0.7))
+
+    with pytest.raises(InvalidInput, match=r"2 weights for 5 data.*without subsampling"):
+        log_likelihood(model, guide, torch.randn(10), num_particles=3, rows=5)
+
+
+@pytest.mark.parametrize("second", [torch.zeros(9), torch.zeros(1), torch.zeros(()), 1.0, None])
+def test_fields_that_cannot_be_cut_are_refused(second):
+    with pytest.raises(InvalidInput, match=r"cut into pieces in batch: \(10,\), "):
+        log_likelihood(lambda x, y: None, lambda x, y: None, torch.zeros(10), second, rows=3)
+
+
+@pytest.mark.parametrize("rows", [0, -1])
+def test_no_rows(rows):
+    program, x = amortised(0)
+    with pytest.raises(InvalidInput, match=f"rows: {rows}"):
+        log_likelihood(program.model, program.guide, x, rows=rows)
+    with pytest.raises(InvalidInput, match=f"rows={rows}"):
+        active_units(program.guide, x, rows=rows)
+
+
+def test_active_units_of_several_latents_and_plates():
+    """A unit that follows only the noise of another latent is not active; sites outside the data have no units.
+
+    2,001 data: the estimated variance of z2's mean is 0 with standard error 1 / (10 sqrt(2001)) ~ 0.0024; the
+    threshold of 0.02 is 8 of these.
+    """
+
+    def guide(x):
+        pyro.sample("loc", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        with pyro.plate("data", len(x), dim=-1):
+            z1 = pyro.sample("z1", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("z2", dist.Normal(z1, 0.1).to_event(1))
+            pyro.sample("z3", dist.Normal(z1 + x[:, None], 0.1).to_event(1))
+            pyro.sample("label", dist.Categorical(torch.ones(4)))
+            with pyro.plate("rows", 3, dim=-2):
+                pyro.sample("nested", dist.Normal(x.expand(3, -1), 1.0))
+
+    for rows in (1000, 5000):  # the last piece of 1 datum is as long as "loc"
+        counts = active_units(guide, torch.randn(2001), threshold=0.02, rows=rows)
+        assert counts == {"z1": 0, "z2": 0, "z3": 2, "nested": 3}
+
+
 def test_active_units_are_those_that_follow_the_data():
     program = PPCA(4, 3, posterior=DiagonalNormal(4, 3))
     with torch.no_grad():

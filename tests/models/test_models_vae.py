@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from pyro_dgm.data import Arrays
 from pyro_dgm.distributions import DiagonalNormal, NormalObservation
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models import PPCA, VAE
 from pyro_dgm.objectives import ELBO
+from pyro_dgm.training import fit
 
 SHAPE = (1, 4, 4)
 
@@ -117,3 +119,14 @@ def test_ppca_refuses_no_dimensions():
     with pytest.raises(InvalidInput, match="latent_dim: 0"):
         PPCA(3, 0)
     assert PPCA((2, 2), 1).mean.shape == (4,)
+
+
+def test_fit_starts_the_decoder_at_the_mean_of_the_data():
+    mean = torch.linspace(0.05, 0.95, 16).reshape(SHAPE)
+    x = (torch.rand(2000, *SHAPE) < mean).float()
+    vae = VAE(SHAPE, 2, hidden=(8,))
+    fit(vae, ELBO(), Arrays(x), steps=1, progress=False)
+    assert (vae.observation(vae.decoder(torch.zeros(2))).mean - mean).abs().max() < 0.15
+    offset = vae.observation.offset.clone()
+    fit(vae, ELBO(), Arrays(1 - x), steps=1, progress=False)
+    assert torch.equal(vae.observation.offset, offset)

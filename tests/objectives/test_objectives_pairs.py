@@ -177,7 +177,7 @@ def test_adapter_raises_where_pyro_warns_of_a_structured_guide():
             b = pyro.sample("b", normal(x))
             pyro.sample("a", normal(b))
 
-    with pytest.raises(UserWarning, match="mean field"):
+    with pytest.raises(InvalidInput, match="mean field.*Trace_ELBO"):
         PyroELBO(infer.TraceMeanField_ELBO())(model, guide, X)
     with pytest.raises(InvalidInput, match="order of sites.*monte_carlo"):
         ELBO(kl="analytic")(model, guide, X)
@@ -365,7 +365,14 @@ def test_analytic_divergence_that_nobody_knows_is_refused():
 
     with pytest.raises(InvalidInput, match=r"no closed-form divergence in site 'z'.*monte_carlo"):
         ELBO(kl="analytic")(local_model, flow_guide, X)
+    with pytest.raises(InvalidInput, match=r"no closed-form divergence in site 'z'.*Trace_ELBO"):
+        PyroELBO(infer.TraceMeanField_ELBO())(local_model, flow_guide, X)
     assert torch.isfinite(ELBO()(local_model, flow_guide, X))
+
+
+def test_adapter_refuses_a_latent_without_a_guide():
+    with pytest.raises(InvalidInput, match=r"Found vars in model but not guide.*'z'.*add them to the guide"):
+        PyroELBO(infer.Trace_ELBO())(local_model, lambda x: None, X)
 
 
 @pytest.mark.parametrize("num_particles", [0, -3])

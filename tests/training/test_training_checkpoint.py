@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from pyro_dgm.errors import IntegrityError, InvalidInput, ResourceError
-from pyro_dgm.objectives import ELBO
+from pyro_dgm.objectives import ELBO, Player
 from pyro_dgm.training import (
-    Player,
     Players,
     WeightAverage,
     checkpoint_files,

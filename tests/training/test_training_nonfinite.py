@@ -77,7 +77,9 @@ def test_nan_data_are_named_and_nothing_has_moved(quiet_validation):
 def test_pyros_own_argument_check_is_the_same_fault():
     data = rows(16)
     data.tensors[0][3] = float("inf")
-    with pytest.raises(NonFiniteError, match=r"non-finite number in site 'z' of the guide .* \(16 in all\)"):
+    with pytest.raises(
+        NonFiniteError, match=r"non-finite number in step 1, site 'z' of the guide .* \(16 in all\)"
+    ):
         train(
             Autoencoder(),
             data,

@@ -1,0 +1,169 @@
+"""Inspection of a (model, guide) pair: whether it has a bound at all, and how its particles can be run."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor, nn
+
+from pyro_dgm.objectives.traces import (
+    Layout,
+    has_auxiliary,
+    point_sites,
+    refuse_points,
+    run_pair,
+    sample_sites,
+)
+
+
+def inspect_pair(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...], num_particles: int = 1
+) -> Layout:
+    """Layout of a pair, from runs whose random numbers and buffers are given back.
+
+    Raises:
+        InvalidInput: a latent that the guide lacks, a guide site that the model lacks, a MAP guide.
+        IncompatibleModel: the model observes nothing, or has no normalised density.
+    """
+    with as_found(), poutine.block(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pyro only warns of is an error in run_pair
+        ((model_trace, guide_trace),) = run_pair(model, guide, batch, 1, Layout(math.inf, False, True))
+        if has_auxiliary(guide_trace):
+            refuse_points(_unmoved(point_sites(model_trace, guide_trace), guide, batch, guide_trace))
+        frames = [
+            frame
+            for trace in (model_trace, guide_trace)
+            for site in sample_sites(trace).values()
+            for frame in site["cond_indep_stack"]
+            if frame.vectorized
+        ]
+        nesting = -min((frame.dim for frame in frames), default=0)
+        failure = ""
+        if num_particles > 1:
+            # A number of particles that no plate has: a wrong shape then cannot pass by coincidence.
+            trial = next(n for n in (2, 3, 5, 7, 11, 13) if all(frame.size != n for frame in frames))
+            failure = _trial(model, guide, batch, trial, Layout(nesting, True, True))
+    if failure:
+        warnings.warn(
+            f"this model or guide does not take a dimension of particles ({failure}); its {num_particles} particles "
+            "run one after the other, which is slower",
+            stacklevel=3,
+        )
+    return Layout(nesting, not failure, bool(sample_sites(guide_trace)))
+
+
+@contextmanager
+def as_found() -> Iterator[None]:
+    """Block that leaves torch's random numbers and the buffers of all modules (batch norm) as it found them."""
+    kept: dict[Tensor, Tensor] = {}
+
+    def keep(module: nn.Module, inputs: Any) -> None:
+        for buffer in module.buffers(recurse=False):
+            if not nn.parameter.is_lazy(buffer):
+                kept.setdefault(buffer, buffer.clone())
+
+    hook = nn.modules.module.register_module_forward_pre_hook(keep)
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        hook.remove()
+        with torch.no_grad():
+            for buffer, value in kept.items():
+                if not torch.equal(buffer, value):  # a write would spoil graphs that wait for backward()
+                    buffer.copy_(value)
+
+
+def _unmoved(
+    points: list[str], guide: Callable[..., Any], batch: tuple[Any, ...], guide_trace: Trace
+) -> list[str]:
+    """Those Delta sites that no draw of the auxiliary sites moves; a discrete draw may repeat, 20 in a row hardly."""
+    for _ in range(20):
+        if not points:
+            break
+        again = poutine.trace(guide).get_trace(*batch)
+        points = [
+            name
+            for name in points
+            if torch.equal(again.nodes[name]["value"], guide_trace.nodes[name]["value"])
+        ]
+    return points
+
+
+class _Given(poutine.messenger.Messenger):
+    """Gives sites their values and no more (``poutine.replay`` replaces what a ``GuideMessenger`` keeps of a site)."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
+def _trial(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    batch: tuple[Any, ...],
+    num_particles: int,
+    layout: Layout,
+) -> str:
+    """Why a plate of particles does not work, or "": equal particles must have the densities of a single one."""
+    trace = poutine.trace(guide).get_trace(*batch)
+    single = {name: site["value"] for name, site in trace.nodes.items() if site["type"] == "sample"}
+    equal = dict(single)
+    for name, site in sample_sites(trace).items():
+        gap = int(layout.max_plate_nesting) + site["fn"].event_dim - single[name].dim()
+        equal[name] = single[name].expand((num_particles,) + (1,) * gap + single[name].shape)
+
+    def densities(values: dict[str, Tensor], number: int) -> list[Tensor]:
+        with _Given(values):  # outside the plate, which leaves a given site alone
+            (traces,) = run_pair(model, guide, batch, number, layout)
+        return [site["log_prob"] for trace in traces for site in sample_sites(trace).values()]
+
+    try:
+        many, one = densities(equal, num_particles), densities(single, 1)
+        # A model with noise of its own (dropout) repeats nothing, and its values tell nothing.
+        if _agree(many, one) or not _agree(densities(single, 1), one):
+            return ""
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    return "its densities change, as if that were the dimension of the data"
+
+
+def _agree(left: list[Tensor], right: list[Tensor]) -> bool:
+    # Wide: kernels of low precision round otherwise in another shape, and a mix-up is no matter of percents.
+    return all(
+        torch.allclose(a, b, rtol=0.05, atol=0.05, equal_nan=True) for a, b in zip(left, right, strict=True)
+    )
+
+
+class Layouts:
+    """Layouts of the pairs that an objective has met, so that each pair is inspected once; forgotten with the pair."""
+
+    def __init__(self) -> None:
+        # By model, then by guide, both weakly: an id() would be given to another guide when this one is gone.
+        self._known: weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, dict[Any, Layout]]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def __call__(
+        self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...], num_particles: int
+    ) -> Layout:
+        # A bound method is a new object each time, its owner is not.
+        owners = getattr(model, "__self__", model), getattr(guide, "__self__", guide)
+        key = getattr(model, "__func__", None), getattr(guide, "__func__", None), num_particles > 1
+        layouts = self._known.setdefault(owners[0], weakref.WeakKeyDictionary()).setdefault(owners[1], {})
+        if key not in layouts:
+            layouts[key] = inspect_pair(model, guide, batch, num_particles)
+        return layouts[key]
