@@ -120,7 +120,7 @@ def log_likelihood(
     per_pass = max(1, _ELEMENTS_PER_PASS // (min(rows, num_data) * max(1, batch[0][0].numel())))
     per_pass = min(per_pass, num_particles)
     moments = []
-    with tqdm(total=num_data, desc="log p(x)", unit="datum", disable=not progress) as bar:
+    with tqdm(total=num_data, desc="log p(x)", unit="datum", disable=None if progress else True) as bar:
         for start in range(0, num_data, rows):
             piece = tuple(t[start : start + rows] for t in batch)
             passes = []
