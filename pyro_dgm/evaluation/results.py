@@ -33,7 +33,9 @@ def row(ledger: Ledger) -> tuple[str, ...]:
         hours = f"not yet run (about {ledger.estimated_hours:g} h)"
         return (name, ledger.data_set or "", ledger.estimator or "", hours, "", published, source)
     nats = f"{-ledger.log_likelihood:.2f} ± {ledger.standard_error:.2f}"
-    data = f"{ledger.data_set}, {ledger.split_size} {ledger.split}"
+    binarize = (ledger.preprocessing or {}).get("binarize", "none")
+    how = "" if binarize == "none" else f", {binarize} binarisation"
+    data = f"{ledger.data_set}{how}, {ledger.split_size} {ledger.split}"
     return (name, data, ledger.estimator or "", nats, f"{ledger.bits_per_dim:.4f}", published, source)
 
 

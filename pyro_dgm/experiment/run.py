@@ -70,12 +70,16 @@ class NewFolder:
             if not overwrite:
                 cure = "--out with another name, or --overwrite"
                 raise InvalidInput("output exists", where="--out", value=folder, cure=cure)
-            if not (folder / CONFIG).is_file():
+            if not self._is_run():
                 expected = "a run, which alone is overwritten"
                 raise InvalidInput(
                     "no run", where="--out", value=folder, expected=expected, cure="another name"
                 )
-        self._replaces = overwrite and (folder / CONFIG).is_file()
+        self._replaces = overwrite and self._is_run()
+
+    def _is_run(self) -> bool:
+        # A run that was killed at its very start has metrics and no config.
+        return any((self.folder / name).is_file() for name in (CONFIG, METRICS))
 
     def __enter__(self) -> NewFolder:
         try:

@@ -115,6 +115,9 @@ def test_an_existing_run_is_kept_unless_it_may_be_overwritten(
     (tmp_path / "other" / "mine.txt").write_text("keep me")
     code, line = fault("train", tiny, "--out", tmp_path / "other", "--overwrite")
     assert code == 2 and (tmp_path / "other" / "mine.txt").is_file()
+    (tmp_path / "killed" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "killed" / "metrics.jsonl").touch()  # all that is there of a run killed at its start
+    assert main(["train", str(tiny), "--out", str(tmp_path / "killed"), "--overwrite"]) == 0
 
 
 def test_a_place_that_cannot_be_written_is_code_5_before_training(
