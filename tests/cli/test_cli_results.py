@@ -33,7 +33,7 @@ def test_a_committed_ledger_is_of_the_config_of_its_name(path: Path) -> None:
 
 def test_every_published_number_has_a_ledger() -> None:
     configs = {path.stem for path in (ROOT / "configs").glob("*.yaml") if read_config(path).get("published")}
-    assert configs == {path.stem for path in LEDGERS}
+    assert configs <= {path.stem for path in LEDGERS}
 
 
 @pytest.fixture
