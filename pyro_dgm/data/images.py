@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,7 +73,32 @@ class Digits(Dataset):
         )
 
 
-class MNIST(Dataset):
+class _IdxImages(Dataset):
+    """Images and labels in four idx files, those of training cut in two; abstract."""
+
+    @abstractmethod
+    def __init__(
+        self,
+        name: str,
+        files: Sequence[Original],
+        preparation: Preparation,
+        *,
+        labels: bool,
+        index: bool,
+        mirror: str | None,
+    ) -> None:
+        xs, ys = _idx_parts(files, labels=labels, mirror=mirror)
+        super().__init__(
+            name,
+            preparation.splits(xs, ys, index=index),
+            preprocessing=preparation.describe(xs, source=_source(files), rule=_IDX_RULE),
+            levels=preparation.seen_levels,
+            num_classes=10,
+            bits_offset=preparation.bits_offset,
+        )
+
+
+class MNIST(_IdxImages):
     """28x28 images of handwritten digits, 256 grey levels, downloaded on first use (11 MB).
 
     k / 255 with k = 0..255. Split: the training file's first 50,000 images to train and its last 10,000 to
@@ -109,18 +135,12 @@ class MNIST(Dataset):
         mirror: str | None = None,
     ) -> None:
         preparation = Preparation(256, binarize, dequantize)
-        xs, ys = _idx_parts(originals.MNIST_FILES, labels=labels, mirror=mirror)
         super().__init__(
-            "MNIST",
-            preparation.splits(xs, ys, index=index),
-            preprocessing=preparation.describe(xs, source=_source(originals.MNIST_FILES), rule=_IDX_RULE),
-            levels=preparation.seen_levels,
-            num_classes=10,
-            bits_offset=preparation.bits_offset,
+            "MNIST", originals.MNIST_FILES, preparation, labels=labels, index=index, mirror=mirror
         )
 
 
-class FashionMNIST(Dataset):
+class FashionMNIST(_IdxImages):
     """28x28 images of clothes, 256 grey levels, downloaded on first use (31 MB).
 
     Made to take MNIST's place: the same shape, the same number of classes, the same files and so the same split.
@@ -157,16 +177,13 @@ class FashionMNIST(Dataset):
         mirror: str | None = None,
     ) -> None:
         preparation = Preparation(256, binarize, dequantize)
-        xs, ys = _idx_parts(originals.FASHION_MNIST_FILES, labels=labels, mirror=mirror)
         super().__init__(
             "FashionMNIST",
-            preparation.splits(xs, ys, index=index),
-            preprocessing=preparation.describe(
-                xs, source=_source(originals.FASHION_MNIST_FILES), rule=_IDX_RULE
-            ),
-            levels=preparation.seen_levels,
-            num_classes=10,
-            bits_offset=preparation.bits_offset,
+            originals.FASHION_MNIST_FILES,
+            preparation,
+            labels=labels,
+            index=index,
+            mirror=mirror,
         )
 
 
