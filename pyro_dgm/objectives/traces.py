@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -78,12 +79,16 @@ def run_pair(
     Each run is checked, since a batch may have other sites than the last one.
 
     Raises:
-        InvalidInput: a latent that the guide lacks, a guide site that the model lacks, a MAP guide.
+        InvalidInput: a latent that the guide lacks, a guide site that the model lacks, a MAP guide; with Pyro's
+            validation on, a value outside the support of its site.
         IncompatibleModel: the model observes nothing, or has no normalised density.
     """
 
     def once(model: Callable[..., Any], guide: Callable[..., Any], nesting: float) -> tuple[Trace, Trace]:
-        traces = get_importance_trace("flat", nesting, model, guide, batch, {})
+        try:
+            traces = get_importance_trace("flat", nesting, model, guide, batch, {})
+        except ValueError as error:
+            raise _off_support(error) or error from None
         _check(*traces)
         return traces
 
@@ -92,6 +97,21 @@ def run_pair(
         plate = pyro.plate(PARTICLES, num_particles, dim=-nesting)
         return [once(plate(model), plate(guide), nesting)]
     return [once(model, guide, layout.max_plate_nesting) for _ in range(num_particles)]
+
+
+def _off_support(error: ValueError) -> InvalidInput | None:
+    """Pyro's page about a value outside the support of its site, in one line; None for any other error."""
+    site = re.search(
+        r" at site '(.*?)':\n.* to be within the support \((.*)\) of the distribution", str(error)
+    )
+    if site is None:
+        return None
+    return InvalidInput(
+        "value outside the support",
+        where=f"site {site[1]!r}",
+        expected=f"values in {site[2]}",
+        cure="other preprocessing (binarize, scale, levels), or another distribution there",
+    )
 
 
 def _check(model_trace: Trace, guide_trace: Trace) -> None:

@@ -390,3 +390,16 @@ def test_inspecting_a_pair_spends_no_random_numbers():
     first = objective(local_model, local_guide, X)  # inspects
     pyro.set_rng_seed(0)
     assert torch.equal(first, objective(local_model, local_guide, X))
+
+
+def test_values_outside_the_support_are_one_line():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(0.0))
+            pyro.sample("x", dist.Bernoulli(logits=z), obs=x)
+
+    for objective in (ELBO(), IWAE(2), log_weights):
+        with pytest.raises(
+            InvalidInput, match=r"^value outside the support in site 'x'; expected values in Bool.*$"
+        ):
+            objective(model, local_guide, X)
