@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from pyro_dgm.experiment.run_pictures import draw_pictures, draw_samples
 from pyro_dgm.experiment.user_files import importable, used_files
 from pyro_dgm.objectives.player import adam
 from pyro_dgm.program import Program
-from pyro_dgm.training import Callback, TrainingState, fit
+from pyro_dgm.training import Callback, TensorBoard, TrainingState, fit
 from pyro_dgm.training.options import check_counts, check_seed
 from pyro_dgm.training.random_state import forked
 
@@ -42,6 +43,11 @@ class _Begin(Callback):
 
     def on_epoch(self, state: TrainingState) -> None:
         pass
+
+
+def _events(folder: Path) -> list[Callback]:
+    """TensorBoard's event files beside the metrics, where it is installed."""
+    return [TensorBoard(folder / "tensorboard")] if importlib.util.find_spec("tensorboard") else []
 
 
 @contextmanager
@@ -112,7 +118,7 @@ def train(
                 data,
                 optimizer=objects.optimizer or adam,
                 scheduler=objects.scheduler,
-                callbacks=[_Begin(new, resolved, path.parent)],
+                callbacks=[_Begin(new, resolved, path.parent), *_events(new.folder)],
                 out=new.folder,
                 progress=progress,
                 **objects.training.as_dict(),
