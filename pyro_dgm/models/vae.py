@@ -101,7 +101,7 @@ class VAE(Program):
     def initialize(self, x: Tensor, *rest: Any) -> None:
         """Starts the observation at the mean of the data, if it is one of ours and has not been started yet.
 
-        From a start at grey noise, latent dimensions are given up before the decoder knows the mean image.
+        The first steps are then not spent on the mean image.
         """
         if isinstance(self.observation, Observation):
             self.observation.center(x)
