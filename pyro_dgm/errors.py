@@ -60,3 +60,19 @@ class ResourceError(Fault, RuntimeError):
     """Disk, memory, lock or device that is not to be had (exit code 5)."""
 
     exit_code = 5
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training that a signal ended, after its step was finished and saved (exit code 128 + the signal).
+
+    A ``KeyboardInterrupt``, so that a notebook and ``except Exception`` treat it as one.
+
+    Args:
+        text: what was saved where, in one line.
+        signal: number of the signal.
+    """
+
+    def __init__(self, text: str, *, signal: int) -> None:
+        super().__init__(text)
+        self.signal = signal
+        self.exit_code = 128 + signal

@@ -28,6 +28,7 @@ class CheckedStep(Protocol):
 
     gradient_norms: dict[str, float]
     optimizers: dict[str, torch.optim.Optimizer]
+    count: int
 
     def step(self, *batch: Any) -> dict[str, float]: ...
 

@@ -71,6 +71,8 @@ class Batches:
         self.device = device
         self.batch_size = batch_size
         self._generator = torch.Generator().manual_seed(seed)
+        self._order = self._generator.get_state()  # that this epoch's order is drawn from
+        self._position = 0  # batches of this epoch that were given out
         if split is not None and len(split) < batch_size:
             warnings.warn(
                 f"batches of {len(split)} instead of {batch_size}: there are no more data", stacklevel=3
@@ -82,13 +84,35 @@ class Batches:
         return STEPS_WITHOUT_DATA if self.split is None else len(self.split) // self.batch_size
 
     def epoch(self) -> Iterator[tuple[Tensor | None, tuple[Any, ...]]]:
-        """Pairs of the data's indices and the batch."""
+        """Pairs of the data's indices and the batch: those of this epoch that were not yet given out."""
         if self.split is None:
-            yield from ((None, ()) for _ in range(STEPS_WITHOUT_DATA))
+            while self._position < STEPS_WITHOUT_DATA:
+                self._position += 1
+                yield None, ()
             return
+        self._generator.set_state(self._order)
         order = torch.randperm(len(self.split), generator=self._generator).to(self.device)
-        for index in order.split(self.batch_size)[: len(self)]:
+        for index in order.split(self.batch_size)[self._position : len(self)]:
+            self._position += 1
             yield index, self.split.batch(index)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all batches of this epoch were given out."""
+        return self._position >= len(self)
+
+    def end_epoch(self) -> None:
+        """The next epoch gets an order of its own."""
+        self._order, self._position = self._generator.get_state(), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the data training is, to the batch."""
+        return {"order": self._order, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where :meth:`state_dict` was taken."""
+        self._order, self._position = state["order"], state["position"]
+        self._generator.set_state(self._order)
 
 
 def splits_of(data: Any) -> tuple[Split | None, Split | None]:

@@ -19,20 +19,22 @@ class BestWeights:
     def __init__(self, modules: Mapping[str, nn.Module], *, patience: int | None) -> None:
         self._modules = dict(modules)
         self._patience = math.inf if patience is None else patience
-        self._waited = 0
+        self.waited = 0
         self.loss = math.inf
+        self.step = 0
         self.states: dict[str, dict[str, Tensor]] = {}
 
-    def look(self, loss: float) -> bool:
+    def look(self, loss: float, *, step: int) -> bool:
         """Whether this validation was the best so far; the weights are then copied.
 
         Args:
             loss: of the weights that the modules hold now.
+            step: number of steps that they took.
         """
         if not loss < self.loss:  # also for NaN
-            self._waited += 1
+            self.waited += 1
             return False
-        self.loss, self._waited = loss, 0
+        self.loss, self.step, self.waited = loss, step, 0
         self.states = {
             part: {name: value.detach().clone() for name, value in module.state_dict().items()}
             for part, module in self._modules.items()
@@ -42,7 +44,7 @@ class BestWeights:
     @property
     def exhausted(self) -> bool:
         """Whether patience has run out."""
-        return self._waited >= self._patience
+        return self.waited >= self._patience
 
     def restore(self) -> None:
         """Puts the best weights back; nothing, if no validation was finite."""

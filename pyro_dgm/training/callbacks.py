@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ class Callback(ABC):
     """
 
     def on_start(self, state: TrainingState) -> None:  # noqa: B027
-        """Before the first step; there is no row yet."""
+        """Before the first step; there is no row yet, unless a run is resumed."""
 
     @abstractmethod
     def on_epoch(self, state: TrainingState) -> None:
@@ -55,6 +57,13 @@ class Callback(ABC):
 
     def on_end(self, state: TrainingState) -> None:  # noqa: B027
         """After the last epoch, with the final weights in place; also when training fails."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the callback: plain data and tensors; nothing by default."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Takes up what :meth:`state_dict` gave, when a run is resumed, before :meth:`on_start`."""
 
 
 class TensorBoard(Callback):
@@ -76,7 +85,13 @@ class TensorBoard(Callback):
                 where="TensorBoard",
                 cure="pip install 'pyro-dgm[tensorboard]'",
             ) from error
-        self._writer = SummaryWriter(str(folder))
+        self._make: Callable[..., Any] = functools.partial(SummaryWriter, str(folder))
+        self._writer: Any = None
+
+    def on_start(self, state: TrainingState) -> None:
+        # Points after the checkpoint that a run goes on from are drawn again.
+        purged = state.row["step"] + 1 if state.history.rows else None
+        self._writer = self._make(purge_step=purged)
 
     def on_epoch(self, state: TrainingState) -> None:
         for name, value in state.row.items():
@@ -84,4 +99,5 @@ class TensorBoard(Callback):
                 self._writer.add_scalar(name, value, state.row["step"])
 
     def on_end(self, state: TrainingState) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

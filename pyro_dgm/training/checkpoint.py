@@ -1,117 +1,90 @@
-"""Checkpoints: tensors in safetensors, the rest as JSON, written whole or not at all; no pickles."""
+"""Checkpoints: whatever has a state, by name; tensors in safetensors, the rest as JSON, no pickles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from pyro_dgm.errors import IntegrityError, InvalidInput
-from pyro_dgm.training.averaging import WeightAverage
-from pyro_dgm.training.checkpoint_files import STATE, TENSORS, read, read_state, write
+from pyro_dgm.training.checkpoint_files import CHECKPOINTS, MANIFEST, read, saved, write
 from pyro_dgm.training.tree import flatten, unflatten
 
 
+@runtime_checkable
 class Stateful(Protocol):
-    """Step with a state: :class:`~pyro_dgm.training.Players`."""
+    """Module, optimiser, schedule or anything else that can give its state and take it back."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
-def save_checkpoint(
-    folder: str | Path,
-    *,
-    program: nn.Module,
-    objective: Any = None,
-    step: Stateful | None = None,
-    average: WeightAverage | None = None,
-    state: Mapping[str, Any],
-) -> None:
-    """Everything that training holds, in one folder.
+def save_checkpoint(folder: str | Path, parts: Mapping[str, Any]) -> None:
+    """Named parts of a training run, in one folder.
 
-    ``tensors.safetensors`` has the keys ``program/NAME``, ``objective/NAME``, ``optimizer/PLAYER/...``,
-    ``ema/NAME`` and ``rng/torch``; ``state.json`` has the rest. Both are written to a temporary folder beside
-    the final one, flushed to the disk and renamed.
+    ``tensors.safetensors`` holds the tensors under names such as ``program/decoder.0.weight``, ``state.json`` the
+    rest and ``manifest.json`` the sha256 of both. They are written to a temporary folder beside the final one,
+    flushed to the disk and renamed.
 
     Args:
         folder: where; replaced if it exists.
-        program: weights and buffers.
-        objective: its weights, if it is a module.
-        step: the players, for their optimisers.
-        average: the moving average, if there is one.
-        state: plain data of the caller.
+        parts: by name, what has ``state_dict`` and ``load_state_dict``; dicts and lists of such; tensors; plain data.
 
     Raises:
-        InvalidInput: ``state`` or an optimiser holds something else than plain data and tensors.
+        InvalidInput: something in it is neither plain data nor a tensor.
         ResourceError: the disk is full or cannot be written; an older checkpoint is then still there.
+
+    Example:
+        >>> import pathlib, tempfile, torch
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     save_checkpoint(pathlib.Path(name) / "one", {"layer": layer, "epoch": 3})
+        ...     load_checkpoint(pathlib.Path(name) / "one", {"layer": layer})
+        {'epoch': 3}
     """
-    tensors = named_tensors(program, "program") | named_tensors(objective, "objective")
-    tensors["rng/torch"] = torch.get_rng_state()
-    plain: dict[str, Any] = {"state": dict(state), "step": None, "ema": None}
-    if step is not None:
-        step_state = step.state_dict()
-        optimizer, more = flatten(step_state.pop("optimizer"), "optimizer")
-        rest, others = flatten(step_state, "step")
-        plain["step"] = {"optimizer": optimizer, "rest": rest}
-        tensors |= more | others
-    if average is not None:
-        plain["ema"] = {"count": average.count}
-        tensors |= {f"ema/{name}": value for name, value in average.values.items()}
+    plain, tensors = flatten(_states(parts))
     write(Path(folder), tensors, plain)
 
 
-def load_checkpoint(
-    folder: str | Path,
-    *,
-    program: nn.Module,
-    objective: Any = None,
-    step: Stateful | None = None,
-    average: WeightAverage | None = None,
-) -> dict[str, Any]:
-    """Puts everything back where :func:`save_checkpoint` found it, torch's random state included.
+def load_checkpoint(folder: str | Path, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts the state of named parts back.
 
     Args:
         folder: a checkpoint.
-        program: takes the weights and buffers.
-        objective: takes its weights.
-        step: takes the state of the optimisers.
-        average: takes the moving average.
+        parts: by name, what takes its state back: as they were given to :func:`save_checkpoint`. Tensors are
+            filled in place.
 
     Returns:
-        The plain data of the caller that saved.
+        What else was saved, by name.
 
     Raises:
-        IntegrityError: the files are damaged, of a newer format, or their names and shapes are not those of
-            the objects given.
+        IntegrityError: the files are damaged or of a newer format, or their names and shapes are not those of
+            the parts given.
         InvalidInput: the folder is no checkpoint.
     """
+    return load_tree(read_tree(folder), parts)
+
+
+def read_tree(folder: str | Path) -> dict[str, Any]:
+    """Everything that a checkpoint holds, as nested plain data and tensors; raises as :func:`load_checkpoint`."""
     tensors, plain = read(Path(folder))
-    _load_into(program, tensors, "program")
-    _load_into(objective, tensors, "objective")
-    if step is not None:
-        if plain["step"] is None:
-            raise IntegrityError("no state of a step", where=str(folder), expected="one saved with its step")
-        try:
-            rest = unflatten(plain["step"]["rest"], tensors)
-            step.load_state_dict({**rest, "optimizer": unflatten(plain["step"]["optimizer"], tensors)})
-        except (KeyError, ValueError) as error:
-            raise IntegrityError(f"state of another optimizer ({error})", where=str(folder)) from error
-    if average is not None:
-        if plain["ema"] is None:
-            raise IntegrityError("no moving average", where=str(folder), expected="a run with ema")
-        _compare("ema", average.values, _part(tensors, "ema"))
-        for name, value in average.values.items():
-            value.copy_(tensors[f"ema/{name}"])
-        average.count = plain["ema"]["count"]
-    if "rng/torch" in tensors:  # the best weights of a run are saved without
-        torch.set_rng_state(tensors["rng/torch"])
-    state: dict[str, Any] = plain["state"]
-    return state
+    try:
+        tree: dict[str, Any] = unflatten(plain, tensors)
+    except KeyError as error:
+        raise IntegrityError("damaged checkpoint", where=str(folder), value=f"no tensor {error}") from error
+    return tree
+
+
+def load_tree(tree: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts what :func:`read_tree` gave into the parts; returns the rest."""
+    _refuse("checkpoint", _strangers(tree.keys() | parts.keys(), tree.keys()))
+    for name, part in parts.items():
+        _load(name, part, tree[name])
+    return {name: value for name, value in tree.items() if name not in parts}
 
 
 def load_weights(program: nn.Module, path: str | Path) -> None:
@@ -128,13 +101,17 @@ def load_weights(program: nn.Module, path: str | Path) -> None:
         IntegrityError: damaged files; or names and shapes that differ, all of them listed.
         InvalidInput: there is no checkpoint.
     """
-    tensors, _ = read(find_checkpoint(path))
-    averages = {f"program/{name}": value for name, value in _part(tensors, "ema").items()}
-    _load_into(program, tensors | averages, "program")
+    folder = find_checkpoint(path)
+    tree = read_tree(folder)
+    best = tree.get("best") or {}
+    if folder != Path(path) and best.get("folder") and best["restored"]:
+        tree = read_tree(folder.with_name(best["folder"]))
+    weights = {**tree.get("program", {}), **tree.get("ema", {})}
+    _load("program", program, weights)
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Folder of the weights that a run ended with, or the checkpoint folder itself.
+    """Newest checkpoint of a run, or the checkpoint folder itself.
 
     Args:
         path: run directory or checkpoint folder.
@@ -143,54 +120,74 @@ def find_checkpoint(path: str | Path) -> Path:
         InvalidInput: there is no checkpoint.
     """
     path = Path(path)
-    if (path / TENSORS).is_file():
+    if (path / MANIFEST).is_file():
         return path
-    last, best = path / "checkpoints" / "last", path / "checkpoints" / "best"
-    if not (last / TENSORS).is_file():
+    folders = saved(path)
+    if not folders:
         raise InvalidInput(
-            "no checkpoint", where=str(path), expected=f"{TENSORS} and {STATE} there or in checkpoints/last"
+            "no checkpoint", where=str(path), expected=f"{MANIFEST} there, or folders in {CHECKPOINTS}/"
         )
-    wanted = best if read_state(last)["state"].get("weights") == "best" else last
-    return wanted if (wanted / TENSORS).is_file() else last
+    return folders[0]
 
 
-def named_tensors(module: Any, prefix: str) -> dict[str, Tensor]:
-    """State of a module by prefixed name; nothing for what is no module.
-
-    Args:
-        module: a module, or anything else.
-        prefix: first part of the keys.
-    """
-    if not isinstance(module, nn.Module):
-        return {}
-    return {f"{prefix}/{name}": value.detach() for name, value in module.state_dict().items()}
+def _states(part: Any) -> Any:
+    if isinstance(part, Stateful):
+        return _states(part.state_dict())
+    if isinstance(part, Mapping):
+        return {name: _states(value) for name, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return type(part)(_states(value) for value in part)
+    return part
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(f"{prefix}/"): v for k, v in tensors.items() if k.startswith(f"{prefix}/")}
+def _load(name: str, part: Any, state: Any) -> None:
+    if isinstance(part, Stateful):
+        try:
+            if isinstance(part, nn.Module):
+                _compare(name, part.state_dict(), state)
+            part.load_state_dict(state)
+        except IntegrityError:
+            raise
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise IntegrityError(f"state of another {name}", value=str(error).splitlines()[0]) from error
+    elif isinstance(part, Mapping):
+        _refuse(name, _strangers(part.keys(), state.keys() if isinstance(state, Mapping) else ()))
+        for key, value in part.items():
+            _load(f"{name}/{key}", value, state[key])
+    elif isinstance(part, Sequence):
+        if not isinstance(state, list) or len(state) != len(part):
+            raise IntegrityError(f"state of another {name}", expected=f"{len(part)} of them")
+        for index, value in enumerate(part):
+            _load(f"{name}/{index}", value, state[index])
+    else:
+        _compare(name, {name: part}, {name: state})
+        with torch.no_grad():
+            part.copy_(state)
 
 
-def _load_into(module: Any, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    state = _part(tensors, prefix)
-    own = {} if not isinstance(module, nn.Module) else module.state_dict()
-    _compare(prefix, own, state)
-    if isinstance(module, nn.Module):
-        module.load_state_dict(state)
+def _compare(what: str, own: Mapping[str, Any], state: Any) -> None:
+    """Raises IntegrityError for names and shapes that differ, all of them listed."""
+    state = state if isinstance(state, Mapping) else {}
+    problems = _strangers(own.keys(), state.keys())
+    for name in sorted(own.keys() & state.keys()):
+        expected, found = _shape(own[name]), _shape(state[name])
+        if expected != found:
+            problems.append(f"{name} has shape {found} instead of {expected}")
+    _refuse(what, problems)
 
 
-def _compare(what: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    problems = [f"missing {_some(own.keys() - state.keys())}"] if own.keys() - state.keys() else []
-    problems += [f"unexpected {_some(state.keys() - own.keys())}"] if state.keys() - own.keys() else []
-    problems += [
-        f"{name} has shape {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in sorted(own.keys() & state.keys())
-        if state[name].shape != own[name].shape
-    ]
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def _strangers(own: Iterable[str], state: Iterable[str]) -> list[str]:
+    own, state = {str(name) for name in own}, {str(name) for name in state}
+    problems = [f"missing {', '.join(sorted(own - state))}"] if own - state else []
+    return problems + ([f"unexpected {', '.join(sorted(state - own))}"] if state - own else [])
+
+
+def _refuse(what: str, problems: list[str]) -> None:
     if problems:
         raise IntegrityError(
-            f"weights of another {what}", value="; ".join(problems), cure="the config of that run"
+            f"state of another {what}", value="; ".join(problems), cure="the config of that run"
         )
-
-
-def _some(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))

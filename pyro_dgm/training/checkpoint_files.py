@@ -1,9 +1,11 @@
-"""The two files of a checkpoint folder: written whole or not at all, checked when read."""
+"""The files of a checkpoint folder: written whole or not at all, each with its hash, checked when read."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +17,39 @@ from torch import Tensor
 
 from pyro_dgm.errors import IntegrityError, InvalidInput, ResourceError
 
-FORMAT = 1
-TENSORS, STATE = "tensors.safetensors", "state.json"
+FORMAT = 2
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+CHECKPOINTS, STEP, BEST = "checkpoints", "step", "best"
+
+_MAX_MANIFEST = 1 << 12  # bytes; three hashes are a tenth of it
+_NAME = re.compile(r"\d{8,}")
+
+
+def folder_name(kind: str, step: int) -> str:
+    """Name of a checkpoint folder.
+
+    Args:
+        kind: ``"step"`` for all that training holds, ``"best"`` for the best validated weights.
+        step: number of steps done.
+
+    Example:
+        >>> folder_name("step", 120)
+        'step-00000120'
+    """
+    return f"{kind}-{step:08d}"
+
+
+def saved(run: Path) -> list[Path]:
+    """The checkpoints of a run that hold all of its training, newest first."""
+    folders = {path: path.name.partition("-") for path in (run / CHECKPOINTS).glob(f"{STEP}-*")}
+    steps = {path: int(number) for path, (_, _, number) in folders.items() if _NAME.fullmatch(number)}
+    return sorted(steps, key=lambda path: steps[path], reverse=True)
 
 
 def write(folder: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
     """Writes one checkpoint folder under its final name, or nothing.
+
+    All files go to a temporary folder beside it and are flushed to the disk before the folder is renamed.
 
     Args:
         folder: its final name.
@@ -32,63 +61,121 @@ def write(folder: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any])
     """
     # Clones, because safetensors refuses tensors that share memory (tied weights).
     own = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    temporary, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
+    parts = {TENSORS: safetensors.torch.save(own), STATE: json.dumps(plain).encode()}
+    parts[MANIFEST] = _manifest(
+        {
+            name: {"bytes": len(part), "sha256": hashlib.sha256(part).hexdigest()}
+            for name, part in parts.items()
+        }
+    )
+    temporary, old = (folder.with_name(f".{kind}-{folder.name}") for kind in ("new", "old"))
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        _write_file(temporary / TENSORS, safetensors.torch.save(own))
-        _write_file(temporary / STATE, json.dumps({"format": FORMAT, **plain}).encode())
+        for name, part in parts.items():
+            _write_file(temporary / name, part)
         _flush(temporary)
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)  # a folder with files in it cannot be replaced in one call
+        if folder.exists():  # a damaged one, or one of a user's own loop that saves under one name
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
         temporary.rename(folder)
         _flush(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if old.exists() and not folder.exists():
             old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise ResourceError(
             "checkpoint not written", where=str(folder), value=error.strerror, cure="a folder with space"
         ) from error
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and plain data of a checkpoint folder.
+    """Tensors and plain data of a checkpoint folder, after its hashes were found right.
 
     Args:
         folder: a checkpoint.
 
     Raises:
         InvalidInput: the folder is no checkpoint.
-        IntegrityError: a file is damaged or of a newer format.
+        IntegrityError: a file is missing, damaged or of a newer format.
     """
-    plain = read_state(folder)
+    sizes = _read_manifest(folder)
+    for name, expected in sizes.items():
+        _check(folder / name, expected)
     try:
-        return safetensors.torch.load_file(folder / TENSORS), plain
-    except (SafetensorError, OSError) as error:
-        raise IntegrityError("damaged file", where=str(folder / TENSORS), value=error) from error
+        tensors = safetensors.torch.load_file(folder / TENSORS)
+        return tensors, json.loads((folder / STATE).read_bytes())
+    # What a manifest vouches for may still be no such file: it was not written by us.
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise IntegrityError("damaged checkpoint", where=str(folder), value=error) from error
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """Plain data of a checkpoint folder; raises as :func:`read`."""
+def _manifest(parts: Mapping[str, Any]) -> bytes:
+    """Bytes of a manifest, which end in the hash of those before them: one content has one form."""
+    text = json.dumps({"format": FORMAT, "parts": parts}, sort_keys=True)
+    return f"{text[:-1]}, {_seal(text)}}}\n".encode()
+
+
+def _seal(text: str) -> str:
+    return f'"sha256": "{hashlib.sha256(text.encode()).hexdigest()}"'
+
+
+def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / MANIFEST
     try:
-        plain: dict[str, Any] = json.loads((folder / STATE).read_bytes())
-        version = plain["format"]
-    except FileNotFoundError as error:
-        raise InvalidInput("no checkpoint", where=str(folder), expected=f"{TENSORS} and {STATE}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError("damaged file", where=str(folder / STATE), value=error) from error
-    if version != FORMAT:
+        with path.open("rb") as file:
+            content = file.read(_MAX_MANIFEST)
+    except OSError as error:
+        if (folder / TENSORS).exists() or (folder / STATE).exists():
+            raise IntegrityError("damaged checkpoint", where=str(path), value=error.strerror) from error
+        raise InvalidInput(
+            "no checkpoint", where=str(folder), expected=f"a folder with {MANIFEST}"
+        ) from error
+    try:
+        manifest: dict[str, Any] = json.loads(content)
+        version, parts = manifest["format"], manifest["parts"]
+        if isinstance(version, int) and version > FORMAT:
+            raise IntegrityError(
+                "checkpoint of a newer format",
+                where=str(folder),
+                value=version,
+                expected=f"at most {FORMAT}",
+                cure="a newer pyro_dgm",
+            )
+        if content == _manifest(parts) and parts.keys() == {TENSORS, STATE}:
+            return {name: {"bytes": part["bytes"], "sha256": part["sha256"]} for name, part in parts.items()}
+    except IntegrityError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass  # the same fault: these are not the bytes of a manifest
+    raise IntegrityError("damaged checkpoint", where=str(path), expected="the bytes that were written")
+
+
+def _check(path: Path, expected: Mapping[str, Any]) -> None:
+    try:
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            raise IntegrityError(
+                "damaged checkpoint",
+                where=str(path),
+                value=f"{size} bytes",
+                expected=f"{expected['bytes']} bytes",
+            )
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise IntegrityError("damaged checkpoint", where=str(path), value=error.strerror) from error
+    if found != expected["sha256"]:
         raise IntegrityError(
-            "unknown checkpoint format",
-            where=str(folder),
-            value=version,
-            expected=str(FORMAT),
-            cure="a newer pyro_dgm",
+            "damaged checkpoint",
+            where=str(path),
+            value=f"sha256 {found}",
+            expected=f"sha256 {expected['sha256']}",
         )
-    return plain
 
 
 def _write_file(path: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pyro_dgm.training.batches import Batches, splits_of
 from pyro_dgm.training.best import BestWeights
 from pyro_dgm.training.callbacks import Callback
 from pyro_dgm.training.checkpoint import load_weights
+from pyro_dgm.training.checkpoint_files import saved
 from pyro_dgm.training.learner import SchedulerFactory, learner_of_program, learner_of_step
 from pyro_dgm.training.loop import Loop
 from pyro_dgm.training.metrics import History
@@ -30,7 +32,7 @@ from pyro_dgm.training.options import (
     resolve_device,
     resolve_dtype,
 )
-from pyro_dgm.training.progress import make_progress
+from pyro_dgm.training.resumption import resume as go_on
 from pyro_dgm.training.run_folder import RunFolder
 
 
@@ -54,6 +56,7 @@ def fit(
     early_stopping: int | None = None,
     callbacks: Sequence[Callback] = (),
     out: str | Path | None = None,
+    resume: bool = False,
     checkpoint_seconds: float = 30.0,
     init_from: str | Path | None = None,
     progress: bool = True,
@@ -97,8 +100,13 @@ def fit(
         early_stopping: validations without a lower loss that end training; the best weights are then
             restored, also if the run ends otherwise.
         callbacks: called between epochs.
-        out: folder for ``metrics.jsonl`` and ``checkpoints/{last,best}``.
-        checkpoint_seconds: least time between two checkpoints; the first epoch and the end are always saved.
+        out: folder for ``metrics.jsonl`` and ``checkpoints/``. With it, SIGINT (Ctrl-C) and SIGTERM end training
+            after the step and save it; a second signal is obeyed at once.
+        resume: goes on from the newest good checkpoint in ``out``, as if training had never stopped: bit for bit,
+            if machine and versions are the same. A longer ``epochs`` goes on beyond the end. Where ``out`` has no
+            checkpoint, training begins.
+        checkpoint_seconds: least time between two checkpoints; the first epoch, the end and an interruption are
+            always saved.
         init_from: run directory or checkpoint folder whose weights the program starts from.
         progress: shows a bar on a terminal, a line each tenth elsewhere, on standard error.
 
@@ -107,9 +115,11 @@ def fit(
 
     Raises:
         InvalidInput: a wrong argument, or one that means nothing to a step.
-        IntegrityError: ``init_from`` is damaged or has other weights.
+        IntegrityError: ``init_from`` is damaged or has other weights; or no checkpoint in ``out`` is good, or it
+            is of a run with other settings.
+        Interrupted: a ``KeyboardInterrupt``; a signal came, and ``out`` has everything.
         NonFiniteError: a loss or gradient is NaN, infinite or above ``max_loss``.
-        ResourceError: no memory, or ``out`` cannot be written.
+        ResourceError: no memory, ``out`` cannot be written, or another process writes it.
 
     Example:
         >>> import torch
@@ -136,6 +146,8 @@ def fit(
     check_positive(clip_norm=clip_norm, max_loss=max_loss)
     check_not_negative(checkpoint_seconds=checkpoint_seconds)
     check_seed(seed)
+    if resume and out is None:
+        raise InvalidInput("nothing to resume", where="out", expected="the folder of a run", cure="out=...")
     on_device, dtype = resolve_device(device), resolve_dtype(precision)
     train, val = splits_of(data)
     if early_stopping is not None and val is None:
@@ -154,6 +166,7 @@ def fit(
                 "ema": ema is not None,
                 "early_stopping": early_stopping is not None,
                 "init_from": init_from is not None,
+                "resume": resume,
                 "precision": precision == "bfloat16",
             }
         )
@@ -173,13 +186,10 @@ def fit(
             max_loss=max_loss,
             ema=ema,
         )
-    if init_from is not None:
+    resumes = resume and out is not None and bool(saved(Path(out)))
+    if init_from is not None and not resumes:
         load_weights(program_or_step, init_from)
 
-    folder = None
-    if out is not None:
-        weights = "last" if early_stopping is None else "best"
-        folder = RunFolder(out, seconds=checkpoint_seconds, weights=weights)
     batches = Batches(
         None if train is None else train.to(on_device, dtype),
         batch_size=batch_size,
@@ -187,16 +197,39 @@ def fit(
         device=on_device,
     )
     lengths = [n for n in (steps, None if epochs is None else epochs * len(batches)) if n is not None]
-    return Loop(
-        learner=learner,
-        batches=batches,
-        val=None if val is None else val.to(on_device, dtype),
-        num_steps=min(lengths),
-        validate_every=validate_every,
-        seed=seed,
-        best=BestWeights(learner.modules, patience=early_stopping),
-        restore_best=early_stopping is not None,
-        callbacks=callbacks,
-        folder=folder,
-        progress=make_progress(min(lengths), show=progress),
-    ).run()
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if out is not None:
+            folder = stack.enter_context(RunFolder(out, seconds=checkpoint_seconds, resume=resume))
+        loop = Loop(
+            learner=learner,
+            batches=batches,
+            val=None if val is None else val.to(on_device, dtype),
+            num_steps=min(lengths),
+            validate_every=validate_every,
+            seed=seed,
+            best=BestWeights(learner.modules, patience=early_stopping),
+            restore_best=early_stopping is not None,
+            callbacks=callbacks,
+            folder=folder,
+            show_progress=progress,
+            settings={
+                "seed": seed,
+                "batch_size": batches.batch_size,
+                "data": None if train is None else len(train),
+                "validation data": None if val is None else len(val),
+                "validate_every": validate_every,
+                "early_stopping": early_stopping,
+                "clip_norm": clip_norm,
+                "ema": ema,
+                "precision": precision,
+                "device": on_device.type,
+                "optimizers": {k: type(v).__name__ for k, v in learner.step.optimizers.items()},
+                "schedulers": [type(scheduler).__name__ for scheduler in learner.schedulers],
+            },
+        )
+        if folder is not None:
+            rows = folder.rewind()
+            if folder.tree is not None:
+                go_on(loop, folder.tree, rows)
+        return loop.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 import warnings
 from collections.abc import Sequence
@@ -13,14 +14,16 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_dgm.errors import NonFiniteError, ResourceError
+from pyro_dgm.errors import Interrupted, NonFiniteError, ResourceError
 from pyro_dgm.training.batches import Batches, Split
 from pyro_dgm.training.best import BestWeights
 from pyro_dgm.training.callbacks import Callback, TrainingState
 from pyro_dgm.training.explanation import explained
+from pyro_dgm.training.interruption import Interruption
 from pyro_dgm.training.learner import Learner
 from pyro_dgm.training.metrics import ExplosionWatch, History, Means
-from pyro_dgm.training.progress import Progress
+from pyro_dgm.training.progress import Progress, Silent, make_progress
+from pyro_dgm.training.resumption import parts_of
 from pyro_dgm.training.run_folder import RunFolder
 from pyro_dgm.training.validation import validation_loss
 
@@ -40,7 +43,15 @@ class Loop:
         restore_best: whether training ends with them.
         callbacks: the user's.
         folder: where the run is written, or None.
-        progress: the bar.
+        show_progress: whether to show it.
+        settings: plain values that a run which goes on must share with its beginning.
+        history: rows of the epochs that are done.
+        count: number of steps done.
+        epoch: number of epochs begun.
+        inside: whether the last of them goes on.
+        seconds: time that earlier processes took.
+        means: of what the steps of this epoch reported.
+        watch: for a loss that explodes.
     """
 
     learner: Learner
@@ -53,31 +64,50 @@ class Loop:
     restore_best: bool
     callbacks: Sequence[Callback]
     folder: RunFolder | None
-    progress: Progress
+    show_progress: bool
+    settings: dict[str, Any]
+    history: History = field(default_factory=History)
     count: int = 0
-    _means: Means = field(default_factory=Means)
-    _watch: ExplosionWatch = field(default_factory=ExplosionWatch)
+    epoch: int = 0
+    inside: bool = False
+    seconds: float = 0.0
+    means: Means = field(default_factory=Means)
+    watch: ExplosionWatch = field(default_factory=ExplosionWatch)
+    started: float = 0.0
+    progress: Progress = field(default_factory=Silent)
+    interruption: Interruption = field(default_factory=Interruption)
 
     def run(self) -> History:
-        """Trains, and leaves the final weights in the program, in evaluation mode."""
-        state = TrainingState(self.learner.program, self.learner.objective, History())
-        started = time.monotonic()
-        epoch = 0
+        """Trains, and leaves the final weights in the program, in evaluation mode.
+
+        Raises:
+            Interrupted: after a signal, if there is a folder to save in.
+        """
+        state = TrainingState(self.learner.program, self.learner.objective, self.history)
+        self.started = time.monotonic()
+        self.progress = make_progress(self.num_steps, initial=self.count, show=self.show_progress)
         with contextlib.ExitStack() as stack:
+            if self.folder is not None:
+                stack.enter_context(self.interruption)
             for callback in self.callbacks:
                 stack.callback(callback.on_end, state)
             stack.callback(self.progress.close)
             for callback in self.callbacks:
                 callback.on_start(state)
-            while self.count < self.num_steps and state.history.stopped_by == "length":
-                epoch += 1
+            while not self._over:
+                if not self.inside:
+                    self.epoch += 1
+                    self.inside = True
                 # All data pass Pyro's checks of arguments and supports once; they cost a tenth of a VAE's step.
-                with contextlib.nullcontext() if epoch == 1 else pyro.validation_enabled(False):
+                with contextlib.nullcontext() if self.epoch == 1 else pyro.validation_enabled(False):
                     self._train_epoch()
-                row = self._row(epoch, self._validate(epoch), time.monotonic() - started)
-                self._end_epoch(state, row)
-            self._finish(state)
-        return state.history
+                self._end_epoch(state)
+            self._finish()
+        return self.history
+
+    @property
+    def _over(self) -> bool:
+        return self.count >= self.num_steps or self.history.stopped_by != "length"
 
     def _train_epoch(self) -> None:
         learner, average = self.learner, self.learner.average
@@ -86,15 +116,17 @@ class Loop:
             self.count += 1
             if average is not None:
                 average.update()
-            self._means.add(losses)
+            self.means.add(losses)
             main = learner.main = learner.main or next(iter(losses))
             if main in losses:
-                self._watch.look(losses[main], self.count)
+                self.watch.look(losses[main], self.count)
                 self.progress.step(self.count, losses[main])
                 if main in learner.step.gradient_norms:
-                    self._means.add({"gradient norm": learner.step.gradient_norms[main]})
+                    self.means.add({"gradient norm": learner.step.gradient_norms[main]})
             if self.count == self.num_steps:
                 break
+            if not self.batches.exhausted:  # else the end of the epoch will
+                self._save(now=False)
 
     def _step(self, batch: tuple[Any, ...], index: Tensor | None) -> dict[str, float]:
         try:
@@ -112,9 +144,9 @@ class Loop:
                 cure=f"batch_size={max(1, self.batches.batch_size // 2)}, fewer particles or bfloat16",
             ) from error
 
-    def _validate(self, epoch: int) -> float | None:
+    def _validate(self) -> float | None:
         last = self.count == self.num_steps
-        if self.val is None or (epoch % self.validate_every and not last):
+        if self.val is None or (self.epoch % self.validate_every and not last):
             return None
         average, step = self.learner.average, self.learner.step
         with contextlib.nullcontext() if average is None else average.swapped():
@@ -126,44 +158,59 @@ class Loop:
                 device=self.batches.device,
                 seed=self.seed,
             )
-            self.best.look(loss)
+            self.best.look(loss, step=self.count)
         if loss != loss or abs(loss) == float("inf"):
-            warnings.warn(f"the validation loss is {loss} after epoch {epoch}", stacklevel=2)
+            warnings.warn(f"the validation loss is {loss} after epoch {self.epoch}", stacklevel=2)
         self.progress.validated(loss)
         return loss
 
-    def _row(self, epoch: int, val_loss: float | None, seconds: float) -> dict[str, Any]:
-        means = self._means.take()
+    def _row(self, val_loss: float | None) -> dict[str, Any]:
+        means = self.means.take()
         norm = means.pop("gradient norm", None)
         main = self.learner.main
         optimizer = self.learner.step.optimizers.get(main)
         return {
             "step": self.count,
-            "epoch": epoch,
+            "epoch": self.epoch,
             "loss": means.get(main),
             **({f"loss_{name}": value for name, value in means.items()} if len(means) > 1 else {}),
             "val_loss": val_loss,
             "learning_rate": None if optimizer is None else float(optimizer.param_groups[0]["lr"]),
             "gradient_norm": norm,
-            "seconds": round(seconds, 3),
+            "seconds": round(self.seconds + time.monotonic() - self.started, 3),
         }
 
-    def _end_epoch(self, state: TrainingState, row: dict[str, Any]) -> None:
-        state.history.rows.append(row)
+    def _end_epoch(self, state: TrainingState) -> None:
+        row = self._row(self._validate())
+        self.history.rows.append(row)
         self.learner.end_epoch(row["val_loss"])
+        self.batches.end_epoch()
+        self.inside = False
         if self.folder is not None:
             self.folder.add(row)
-            self.folder.save(self.learner, self.best, row)
         for callback in self.callbacks:
             callback.on_epoch(state)
         if state.stop:
-            state.history.stopped_by = "callback"
+            self.history.stopped_by = "callback"
         elif self.best.exhausted:
-            state.history.stopped_by = "early stopping"
+            self.history.stopped_by = "early stopping"
+        self._save(now=self.epoch == 1 or self._over)
 
-    def _finish(self, state: TrainingState) -> None:
-        if self.folder is not None:
-            self.folder.save(self.learner, self.best, state.row, now=True)
+    def _save(self, *, now: bool) -> None:
+        """Between two steps: saves if it is time, and leaves if a signal came."""
+        if self.folder is None:
+            return
+        interrupted = self.interruption.signal
+        kept = "nothing is saved of a step of one's own"
+        if self.learner.program is not None and (now or interrupted or self.folder.due):
+            parts = parts_of(self)
+            path = self.folder.save(parts, self.best, step=self.count, restored=self.restore_best)
+            kept = f"everything is saved in {path}"
+        if interrupted:
+            name = signal.Signals(interrupted).name
+            raise Interrupted(f"interrupted by {name} after step {self.count}; {kept}", signal=interrupted)
+
+    def _finish(self) -> None:
         if self.restore_best and self.best.states:
             self.best.restore()
         elif self.learner.average is not None:

@@ -8,6 +8,8 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyro_dgm.errors import IntegrityError
+
 
 @dataclass
 class History:
@@ -54,6 +56,13 @@ class Means:
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
 
+    def state_dict(self) -> dict[str, Any]:
+        """Sums and counts since the last :meth:`take`."""
+        return {"sums": self._sums, "counts": self._counts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+
     def take(self) -> dict[str, float]:
         """The means since the last call."""
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
@@ -92,6 +101,13 @@ class ExplosionWatch:
             self._lowest = loss
             self._limit = loss + self._margin
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it has seen."""
+        return {"lowest": self._lowest, "limit": self._limit, "margin": self._margin}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._lowest, self._limit, self._margin = state["lowest"], state["limit"], state["margin"]
+
 
 def as_json(row: dict[str, Any]) -> str:
     """A row as one line of JSON; numbers that JSON does not know become null.
@@ -102,3 +118,19 @@ def as_json(row: dict[str, Any]) -> str:
     """
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     return json.dumps(plain, allow_nan=False)
+
+
+def read_rows(content: bytes) -> list[dict[str, Any]]:
+    """Rows of a metrics file; a last line that was not finished is left out.
+
+    Args:
+        content: of the file.
+
+    Raises:
+        IntegrityError: something in it is no row.
+    """
+    whole = content[: content.rfind(b"\n") + 1]
+    try:
+        return [json.loads(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise IntegrityError("damaged metrics", where="metrics.jsonl", value=error) from error

@@ -34,13 +34,16 @@ class Bar:
 
     Args:
         total: number of steps.
+        initial: number of those that an earlier process did.
     """
 
-    def __init__(self, total: int) -> None:
-        self._bar: Any = tqdm(total=total, desc="fit", unit="step", file=sys.stderr, dynamic_ncols=True)
+    def __init__(self, total: int, *, initial: int) -> None:
+        self._bar: Any = tqdm(
+            total=total, initial=initial, desc="fit", unit="step", file=sys.stderr, dynamic_ncols=True
+        )
         self._next = 0.0
         self._texts: dict[str, str] = {}
-        self._count = 0
+        self._count = initial
 
     def step(self, count: int, loss: float) -> None:
         self._count = count
@@ -67,11 +70,12 @@ class Lines:
 
     Args:
         total: number of steps.
+        initial: number of those that an earlier process did.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, *, initial: int) -> None:
         self._total = total
-        self._next = 1
+        self._next = initial * 10 // total + 1
         self._val = ""
 
     def step(self, count: int, loss: float) -> None:
@@ -86,13 +90,14 @@ class Lines:
     def close(self) -> None: ...
 
 
-def make_progress(total: int, *, show: bool) -> Progress:
+def make_progress(total: int, *, initial: int, show: bool) -> Progress:
     """A bar on a terminal, lines elsewhere, nothing when it is not to be shown.
 
     Args:
         total: number of steps.
+        initial: number of those that an earlier process did.
         show: whether to show anything.
     """
     if not show:
         return Silent()
-    return Bar(total) if sys.stderr.isatty() else Lines(total)
+    return Bar(total, initial=initial) if sys.stderr.isatty() else Lines(total, initial=initial)

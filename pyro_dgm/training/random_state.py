@@ -1,10 +1,12 @@
-"""Random state of torch, kept and put back."""
+"""Random state of torch, NumPy and Python, kept and put back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -52,3 +54,39 @@ def forked(device: torch.device, *, seed: int | None = None) -> Iterator[None]:
     finally:
         pyro.util.set_rng_state(everywhere)
         restore(on_torch)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """State of all global generators as plain data and tensors, for a checkpoint.
+
+    Args:
+        device: where noise is drawn.
+    """
+    state = pyro.util.get_rng_state()
+    kind, keys, *numpy_rest = state["numpy"]
+    version, words, gauss = state["random"]
+    return {
+        "torch": state["torch"],
+        "cuda": snapshot(device)[2],
+        "numpy": {"kind": kind, "keys": torch.from_numpy(keys.astype(np.int64)), "rest": numpy_rest},
+        "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
+    }
+
+
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Puts back what :func:`random_state` gave.
+
+    Args:
+        state: the state.
+        device: where noise is drawn.
+    """
+    numpy, python = state["numpy"], state["python"]
+    pyro.util.set_rng_state(
+        {
+            "torch": state["torch"],
+            "numpy": (numpy["kind"], numpy["keys"].numpy().astype(np.uint32), *numpy["rest"]),
+            "random": (python["version"], tuple(python["words"].tolist()), python["gauss"]),
+        }
+    )
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)

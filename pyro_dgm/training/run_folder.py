@@ -1,85 +1,209 @@
-"""What a training run leaves on the disk: rows as they come, and checkpoints."""
+"""What a training run leaves on the disk: rows as they come, and checkpoints from which it can go on."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
 import time
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pyro_dgm.errors import ResourceError
+from pyro_dgm.errors import IntegrityError, InvalidInput, ResourceError
 from pyro_dgm.training.best import BestWeights
-from pyro_dgm.training.checkpoint import save_checkpoint
-from pyro_dgm.training.checkpoint_files import write
-from pyro_dgm.training.learner import Learner
-from pyro_dgm.training.metrics import as_json
-from pyro_dgm.training.steps import Players
+from pyro_dgm.training.checkpoint import read_tree, save_checkpoint
+from pyro_dgm.training.checkpoint_files import BEST, CHECKPOINTS, STATE, STEP, folder_name, saved
+from pyro_dgm.training.lock import FolderLock
+from pyro_dgm.training.metrics import as_json, read_rows
+
+METRICS = "metrics.jsonl"
+_KEPT = 2  # checkpoints; should the newest one be damaged, there is one before it
+_SHARE = 20  # a save may take a twentieth of the time
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """``metrics.jsonl``, ``checkpoints/last`` and ``checkpoints/best`` in one folder.
+    """``metrics.jsonl`` and ``checkpoints/`` in one folder, which one process at a time holds.
 
-    A step of the user's own, whose state is its own affair, leaves metrics only.
+    ``checkpoints/step-N`` is the whole of training after N steps; the two newest are kept, and ``best-M``, the best
+    validated weights that they speak of. A step of the user's own, whose state is its own affair, leaves metrics only.
 
     Args:
         out: the folder; made if need be.
-        seconds: least time between two checkpoints; a small model's epoch takes less than flushing to the
-            disk.
-        weights: which checkpoint has the weights that the run ends with, ``"last"`` or ``"best"``.
+        seconds: least time between two checkpoints within an epoch or at its end; 0 saves after each step. A
+            checkpoint that takes long to write is written more rarely.
+        resume: whether the folder may hold a run, which then goes on.
 
     Raises:
-        ResourceError: the folder cannot be written.
+        InvalidInput: on entering; the folder holds a run and ``resume`` is not set.
+        IntegrityError: on entering; there are checkpoints and none of them is good.
+        ResourceError: on entering; the folder cannot be written, or another process holds it.
     """
 
-    def __init__(self, out: str | Path, *, seconds: float, weights: str) -> None:
+    def __init__(self, out: str | Path, *, seconds: float, resume: bool) -> None:
         self.out = Path(out)
-        self._metrics = self.out / "metrics.jsonl"
+        self.tree: dict[str, Any] | None = None  # of the checkpoint to go on from
+        self._resume = resume
         self._seconds = seconds
-        self._weights = weights
+        self._stack = contextlib.ExitStack()
+        self._metrics = self.out / METRICS
+        self._bytes, self._hash = 0, hashlib.sha256()  # of the metrics
         self._next = 0.0
-        self._saved_loss: float | None = None
+        self._best: dict[str, Any] = {"folder": None, "loss": None}
+
+    def __enter__(self) -> RunFolder:
         try:
-            (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (self.out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
             self._metrics.open("a").close()
+            size = self._metrics.stat().st_size
         except OSError as error:
             raise ResourceError(
                 "folder that cannot be written",
                 where="out",
-                value=f"{out} ({error.strerror})",
+                value=f"{self.out} ({error.strerror})",
                 cure="another folder",
             ) from error
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(FolderLock(self.out))
+            folders = saved(self.out)
+            if (size or folders) and not self._resume:
+                raise InvalidInput(
+                    "output exists",
+                    where="out",
+                    value=self.out,
+                    expected="a folder without a run",
+                    cure="resume=True, or another folder",
+                )
+            self.tree = self._newest(folders)
+            self._stack = stack.pop_all()
+        self._next = time.monotonic() + self._seconds
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def _newest(self, folders: list[Path]) -> dict[str, Any] | None:
+        """Newest good checkpoint, with the best weights that it speaks of under ``best/states``."""
+        fault = None
+        for folder in folders:
+            try:
+                tree = read_tree(folder)
+                if tree["best"]["folder"] is not None:
+                    states = read_tree(folder.with_name(tree["best"]["folder"]))
+                    tree["best"]["states"] = {part: states[part] for part in states if part != "val_loss"}
+            except (IntegrityError, InvalidInput) as error:  # the best weights may be gone
+                warnings.warn(f"{error}; {folder.name} is left out", stacklevel=2)
+                fault = error
+            else:
+                return tree
+        if fault is not None:
+            raise IntegrityError(
+                "no good checkpoint left", where=str(self.out / CHECKPOINTS), cure="a new run"
+            ) from fault
+        return None
+
+    def rewind(self) -> list[dict[str, Any]]:
+        """Cuts the metrics to what the checkpoint to go on from knew of; returns those rows.
+
+        Raises:
+            IntegrityError: the rows are not those that were written.
+        """
+        known: dict[str, Any] = {"bytes": 0, "sha256": self._hash.hexdigest()}
+        if self.tree is not None:
+            known = self.tree["metrics"]
+        try:
+            content = self._metrics.read_bytes()[: known["bytes"]]
+            self._hash = hashlib.sha256(content)
+            if self._hash.hexdigest() != known["sha256"]:
+                raise IntegrityError(
+                    "damaged metrics",
+                    where=str(self._metrics),
+                    expected=f"the {known['bytes']} bytes that the checkpoint knows",
+                    cure="the file as it was written",
+                )
+            os.truncate(self._metrics, known["bytes"])
+        except OSError as error:
+            raise _unwritten("metrics not written", self._metrics, error) from error
+        self._bytes = known["bytes"]
+        if self.tree is not None:
+            self._best = {"folder": self.tree["best"]["folder"], "loss": self.tree["best"]["loss"]}
+        return read_rows(content)
 
     def add(self, row: dict[str, Any]) -> None:
         """Appends one row to the metrics."""
+        line = (as_json(row) + "\n").encode()
         try:
-            with self._metrics.open("a", encoding="utf-8") as file:
-                file.write(as_json(row) + "\n")
+            with self._metrics.open("ab") as file:
+                file.write(line)
         except OSError as error:
-            raise ResourceError(
-                "metrics not written", where=str(self._metrics), value=error.strerror
-            ) from error
+            with contextlib.suppress(OSError):
+                os.truncate(self._metrics, self._bytes)
+            raise _unwritten("metrics not written", self._metrics, error) from error
+        self._hash.update(line)
+        self._bytes += len(line)
 
-    def save(self, learner: Learner, best: BestWeights, row: dict[str, Any], *, now: bool = False) -> None:
-        """Saves the state of training and, where they are new, the best weights, if it is time.
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.monotonic() >= self._next
+
+    def save(self, parts: Mapping[str, Any], best: BestWeights, *, step: int, restored: bool) -> Path:
+        """Saves all of training and, where they are new, the best weights.
 
         Args:
-            learner: whose state it is.
+            parts: see :func:`save_checkpoint`.
             best: the best weights so far.
-            row: row of the epoch that ended.
-            now: saves even if it is not time.
+            step: number of steps done.
+            restored: whether the run is to end with the best weights.
         """
-        if learner.program is None or (not now and time.monotonic() < self._next):
-            return
-        if best.states and self._saved_loss != best.loss:
-            tensors = {f"{part}/{k}": v for part, state in best.states.items() for k, v in state.items()}
-            plain = {"state": {"val_loss": best.loss, "weights": "best"}, "step": None, "ema": None}
-            write(self.out / "checkpoints" / "best", tensors, plain)
-            self._saved_loss = best.loss
-        save_checkpoint(
-            self.out / "checkpoints" / "last",
-            program=learner.program,
-            objective=learner.objective,
-            step=learner.step if isinstance(learner.step, Players) else None,
-            average=learner.average,
-            state={"row": row, "weights": self._weights},
-        )
-        self._next = time.monotonic() + self._seconds
+        started = time.monotonic()
+        self._sync_metrics()
+        checkpoints = self.out / CHECKPOINTS
+        if best.states and self._best["loss"] != best.loss:
+            name = folder_name(BEST, best.step)
+            save_checkpoint(checkpoints / name, {**best.states, "val_loss": best.loss})
+            self._best = {"folder": name, "loss": best.loss}
+        known = {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
+        about_best = {**self._best, "waited": best.waited, "restored": restored}
+        folder = checkpoints / folder_name(STEP, step)
+        save_checkpoint(folder, {**parts, "metrics": known, "best": about_best})
+        logger.info("checkpoint at step %d in %s", step, folder)
+        self._prune(folder)
+        now = time.monotonic()
+        self._next = now + (self._seconds and max(self._seconds, _SHARE * (now - started)))
+        return folder
+
+    def _sync_metrics(self) -> None:
+        try:
+            with self._metrics.open("ab") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _unwritten("metrics not written", self._metrics, error) from error
+
+    def _prune(self, newest: Path) -> None:
+        """Removes what no kept checkpoint needs: older ones, damaged ones, and what a kill left half done."""
+        # Those after the newest were found damaged when the run went on from one before them.
+        folders = saved(self.out)
+        kept = folders[folders.index(newest) :][:_KEPT]
+        names = {folder.name for folder in kept} | {_best_of(folder) for folder in kept}
+        for folder in newest.parent.iterdir():
+            if folder.name not in names and folder.name.lstrip(".").startswith((STEP, BEST, "new", "old")):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _best_of(folder: Path) -> str | None:
+    try:
+        name: str | None = json.loads((folder / STATE).read_bytes())["best"]["folder"]
+    except (OSError, ValueError, KeyError, TypeError):  # it is damaged, and so of no use
+        return None
+    return name
+
+
+def _unwritten(what: str, path: Path, error: OSError) -> ResourceError:
+    return ResourceError(what, where=str(path), value=error.strerror, cure="a folder with space")

@@ -128,21 +128,6 @@ class Players:
         with torch.no_grad():
             return float(self.players[0].loss(*batch))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Number of steps taken and the state of each optimiser, by name of the player."""
-        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        return {"count": self.count, "optimizer": optimizers}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up a state of the same players; raises InvalidInput if the names differ."""
-        if state["optimizer"].keys() != self.optimizers.keys():
-            raise InvalidInput(
-                "other players", value=sorted(state["optimizer"]), expected=str(list(self.optimizers))
-            )
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizer"][name])
-        self.count = state["count"]
-
 
 def _trained(player: Player) -> list[Tensor]:
     """Parameters of a player, each once; some must be trainable."""

@@ -13,21 +13,20 @@ from pyro_dgm.errors import InvalidInput
 TENSOR, TUPLE, ITEMS = "$tensor", "$tuple", "$items"
 
 
-def flatten(tree: Any, prefix: str) -> tuple[Any, dict[str, Tensor]]:
+def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     """Plain data for JSON, and the tensors by their path.
 
     Args:
         tree: dicts, lists and tuples of tensors, numbers, strings, booleans and None.
-        prefix: first part of the path.
 
     Raises:
         InvalidInput: something else is in it, named by its path.
 
     Example:
         >>> import torch
-        >>> plain, tensors = flatten({"state": {0: {"m": torch.ones(2)}}, "betas": (0.9, 0.99)}, "adam")
+        >>> plain, tensors = flatten({"state": {0: {"m": torch.ones(2)}}, "betas": (0.9, 0.99)})
         >>> sorted(tensors)
-        ['adam/state/0/m']
+        ['state/0/m']
         >>> unflatten(plain, tensors)
         {'state': {0: {'m': tensor([1., 1.])}}, 'betas': (0.9, 0.99)}
     """
@@ -35,14 +34,16 @@ def flatten(tree: Any, prefix: str) -> tuple[Any, dict[str, Tensor]]:
 
     def walk(value: Any, path: str) -> Any:
         if isinstance(value, Tensor):
+            while path in tensors:  # a name may have slashes of its own
+                path += "'"
             tensors[path] = value
             return {TENSOR: path}
         if isinstance(value, Mapping):
-            items = [(key, walk(item, f"{path}/{key}")) for key, item in value.items()]
+            items = [(key, walk(item, f"{path}/{key}" if path else str(key))) for key, item in value.items()]
             plain = all(type(key) is str and not key.startswith("$") for key in value)
             return dict(items) if plain else {ITEMS: [list(item) for item in items]}
         if isinstance(value, (list, tuple)):
-            walked = [walk(item, f"{path}/{i}") for i, item in enumerate(value)]
+            walked = [walk(item, f"{path}/{i}" if path else str(i)) for i, item in enumerate(value)]
             return {TUPLE: walked} if isinstance(value, tuple) else walked
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
@@ -53,7 +54,7 @@ def flatten(tree: Any, prefix: str) -> tuple[Any, dict[str, Tensor]]:
             expected="tensors, numbers, strings, lists and dicts",
         )
 
-    return walk(tree, prefix), tensors
+    return walk(tree, ""), tensors
 
 
 def unflatten(plain: Any, tensors: Mapping[str, Tensor]) -> Any:

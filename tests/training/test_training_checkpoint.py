@@ -21,6 +21,7 @@ from pyro_dgm.training import (
     load_weights,
     save_checkpoint,
 )
+from pyro_dgm.training import checkpoint as checkpoint_module
 from tests.training.stand_ins import Autoencoder, Location, Parts, Rows, copy_of, rows, same
 
 
@@ -67,11 +68,15 @@ class Game:
             ]
         )
         self.average = WeightAverage(self.program.named_parameters(), decay=0.9)
-        self.parts = {
+
+    @property
+    def parts(self):
+        return {
             "program": self.program,
             "objective": self.critic,
-            "step": self.players,
-            "average": self.average,
+            "optimizer": self.players.optimizers,
+            "ema": self.average.values,
+            "rng": torch.get_rng_state(),
         }
 
     def steps(self, num):
@@ -86,13 +91,16 @@ class Game:
 def test_several_optimisers_go_on_bit_for_bit(tmp_path, name):
     game = Game(1, OPTIMIZERS[name])
     game.steps(5)
-    save_checkpoint(tmp_path / "c", **game.parts, state={"epoch": 3, "name": "ü", "rates": [0.1]})
+    rest = {"count": game.players.count, "averaged": game.average.count, "name": "ü", "rates": [0.1]}
+    save_checkpoint(tmp_path / "c", {**game.parts, **rest})
     expected = game.steps(4)
 
     other = Game(2, OPTIMIZERS[name])
     other.steps(1)
-    state = load_checkpoint(tmp_path / "c", **other.parts)
-    assert state == {"epoch": 3, "name": "ü", "rates": [0.1]}
+    rng = torch.empty_like(torch.get_rng_state())
+    assert load_checkpoint(tmp_path / "c", {**other.parts, "rng": rng}) == rest
+    other.players.count, other.average.count = rest["count"], rest["averaged"]
+    torch.set_rng_state(rng)
     assert other.steps(4) == expected
     assert same(copy_of(game.program), copy_of(other.program)) and same(
         copy_of(game.critic), copy_of(other.critic)
@@ -103,8 +111,9 @@ def test_several_optimisers_go_on_bit_for_bit(tmp_path, name):
 def test_files_are_safetensors_and_json(tmp_path):
     game = Game(1, OPTIMIZERS["adam"])
     game.steps(1)
-    save_checkpoint(tmp_path / "c", **game.parts, state={})
-    assert {path.name for path in (tmp_path / "c").iterdir()} == {"tensors.safetensors", "state.json"}
+    save_checkpoint(tmp_path / "c", game.parts)
+    names = {"tensors.safetensors", "state.json", "manifest.json"}
+    assert {path.name for path in (tmp_path / "c").iterdir()} == names
     tensors, plain = checkpoint_files.read(tmp_path / "c")
     json.dumps(plain)
     parts = {name.split("/")[0] for name in tensors}
@@ -115,7 +124,7 @@ def test_files_are_safetensors_and_json(tmp_path):
 def test_tied_weights_are_saved_and_loaded(tmp_path):
     program = Autoencoder()
     program.twin = program.encoder
-    save_checkpoint(tmp_path / "c", program=program, state={})
+    save_checkpoint(tmp_path / "c", {"program": program})
     other = Autoencoder()
     other.twin = other.encoder
     load_weights(other, tmp_path / "c")
@@ -126,13 +135,13 @@ def test_a_checkpoint_replaces_an_older_one(tmp_path):
     program = Location()
     for value in (1.0, 2.0):
         program.location.data.fill_(value)
-        save_checkpoint(tmp_path / "c", program=program, state={"value": value})
-    assert load_checkpoint(tmp_path / "c", program=program) == {"value": 2.0}
+        save_checkpoint(tmp_path / "c", {"program": program, "value": value})
+    assert load_checkpoint(tmp_path / "c", {"program": program}) == {"value": 2.0}
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 def test_other_weights_are_refused_by_name(tmp_path):
-    save_checkpoint(tmp_path / "c", program=Autoencoder(dim=4), state={})
+    save_checkpoint(tmp_path / "c", {"program": Autoencoder(dim=4)})
     wider = Autoencoder(dim=4)
     wider.encoder = nn.Linear(5, 2)
     wider.extra = nn.Linear(1, 1, bias=False)
@@ -146,19 +155,24 @@ def test_other_weights_are_refused_by_name(tmp_path):
     assert caught.value.exit_code == 3 and same(before, copy_of(wider))
 
 
-def test_another_optimiser_is_refused(tmp_path):
+def test_parts_of_another_run_are_refused(tmp_path):
     game = Game(1, OPTIMIZERS["adam"])
-    save_checkpoint(tmp_path / "c", **game.parts, state={})
-    players = Players([Player("program", lambda x: x, list(game.program.parameters()))])
-    with pytest.raises(IntegrityError, match="another optimizer"):
-        load_checkpoint(tmp_path / "c", program=game.program, objective=game.critic, step=players)
-    save_checkpoint(tmp_path / "d", program=game.program, state={})
-    with pytest.raises(IntegrityError, match="no state of a step"):
-        load_checkpoint(tmp_path / "d", program=game.program, step=players)
-    with pytest.raises(IntegrityError, match="no moving average"):
-        load_checkpoint(tmp_path / "d", program=game.program, average=game.average)
-    with pytest.raises(IntegrityError, match="another objective"):
-        load_checkpoint(tmp_path / "d", program=game.program, objective=game.critic)
+    game.steps(1)
+    save_checkpoint(tmp_path / "c", game.parts)
+    program = {"program": game.program}
+    optimizers = game.players.optimizers
+    fewer = OPTIMIZERS["adam"]([game.critic.net.weight])
+    for parts, message in (
+        ({"optimizer": {"program": optimizers["program"]}}, "another optimizer: unexpected critic"),
+        ({"optimizer": {**optimizers, "third": fewer}}, "another optimizer: missing third"),
+        ({"optimizer": {**optimizers, "critic": fewer}}, "another optimizer/critic"),
+        ({"scheduler": []}, "another checkpoint: missing scheduler"),
+        ({"objective": game.program}, "another objective: missing"),
+        ({"ema": {}}, "another ema: unexpected"),
+        ({"rng": torch.zeros(3)}, "rng has shape"),
+    ):
+        with pytest.raises(IntegrityError, match=message):
+            load_checkpoint(tmp_path / "c", {**program, **parts})
 
 
 def cut(path):
@@ -172,31 +186,48 @@ def garble(path):
 @pytest.mark.parametrize(
     "damage", [cut, garble, lambda path: path.write_bytes(b"")], ids=["cut", "garbled", "empty"]
 )
-@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json"])
+@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json", "manifest.json"])
 def test_damaged_files_are_refused(tmp_path, file, damage):
-    save_checkpoint(tmp_path / "c", program=Location(), state={})
+    save_checkpoint(tmp_path / "c", {"program": Location()})
     damage(tmp_path / "c" / file)
     with pytest.raises(IntegrityError, match=file):
-        load_checkpoint(tmp_path / "c", program=Location())
+        load_checkpoint(tmp_path / "c", {"program": Location()})
+
+
+@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json", "manifest.json"])
+def test_a_missing_file_is_damage_and_an_empty_folder_no_checkpoint(tmp_path, file):
+    save_checkpoint(tmp_path / "c", {"program": Location()})
+    (tmp_path / "c" / file).unlink()
+    with pytest.raises(IntegrityError, match=file):
+        load_checkpoint(tmp_path / "c", {"program": Location()})
+    with pytest.raises(InvalidInput, match="no checkpoint"):
+        load_checkpoint(tmp_path, {"program": Location()})
 
 
 def test_a_newer_format_is_refused(tmp_path):
-    save_checkpoint(tmp_path / "c", program=Location(), state={})
-    path = tmp_path / "c" / "state.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
-    with pytest.raises(IntegrityError, match="99"):
-        load_checkpoint(tmp_path / "c", program=Location())
+    save_checkpoint(tmp_path / "c", {"program": Location()})
+    path = tmp_path / "c" / "manifest.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 99'))
+    with pytest.raises(IntegrityError, match="newer format in .*: 99; expected at most 2"):
+        load_checkpoint(tmp_path / "c", {"program": Location()})
+
+
+def test_names_with_slashes_are_kept_apart(tmp_path):
+    parts = {"a": {"b": torch.zeros(1)}, "a/b": torch.ones(2)}
+    save_checkpoint(tmp_path / "c", parts)
+    tree = load_checkpoint(tmp_path / "c", {})
+    assert torch.equal(tree["a"]["b"], torch.zeros(1)) and torch.equal(tree["a/b"], torch.ones(2))
 
 
 def test_what_is_no_plain_data_is_refused_before_anything_is_written(tmp_path):
     class Strange:
         def state_dict(self):
-            return {"optimizer": {}, "object": object()}
+            return {"object": object()}
 
         def load_state_dict(self, state): ...
 
     with pytest.raises(InvalidInput, match="step/object: object"):
-        save_checkpoint(tmp_path / "c", program=Location(), step=Strange(), state={})
+        save_checkpoint(tmp_path / "c", {"program": Location(), "step": Strange()})
     assert not list(tmp_path.iterdir())
 
 
@@ -204,7 +235,7 @@ def test_what_is_no_plain_data_is_refused_before_anything_is_written(tmp_path):
 @pytest.mark.parametrize("nth", [0, 1])
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, call, nth):
     program = Location()
-    save_checkpoint(tmp_path / "c", program=program, state={"good": True})
+    save_checkpoint(tmp_path / "c", {"program": program, "good": True})
     original, calls = getattr(checkpoint_files, call), []
 
     def full(*args):
@@ -215,28 +246,28 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, call, nth)
 
     monkeypatch.setattr(checkpoint_files, call, full)
     with pytest.raises(ResourceError, match="No space left") as caught:
-        save_checkpoint(tmp_path / "c", program=program, state={"good": False})
+        save_checkpoint(tmp_path / "c", {"program": program, "good": False})
     assert caught.value.exit_code == 5
-    whole = load_checkpoint(tmp_path / "c", program=program)["good"]
+    whole = load_checkpoint(tmp_path / "c", {"program": program})["good"]
     # Only when the last flush fails, after the rename, is the new one in place.
     assert whole is not (call == "_flush" and nth == 1)
-    assert not list(tmp_path.glob(".c.new"))
+    assert not list(tmp_path.glob(".new-c"))
 
 
 def test_a_rename_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     program = Location()
-    save_checkpoint(tmp_path / "c", program=program, state={"good": True})
+    save_checkpoint(tmp_path / "c", {"program": program, "good": True})
     original = Path.rename
 
     def fail_for_the_new_one(self, target):
-        if self.name == ".c.new":
+        if self.name == ".new-c":
             raise OSError(errno.EIO, "Input/output error")
         return original(self, target)
 
     monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
     with pytest.raises(ResourceError, match="Input/output error"):
-        save_checkpoint(tmp_path / "c", program=program, state={"good": False})
-    assert load_checkpoint(tmp_path / "c", program=program) == {"good": True}
+        save_checkpoint(tmp_path / "c", {"program": program, "good": False})
+    assert load_checkpoint(tmp_path / "c", {"program": program}) == {"good": True}
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
@@ -266,10 +297,13 @@ def test_the_best_weights_of_a_run_are_a_checkpoint(tmp_path):
         Location(), ELBO(), data, epochs=100, batch_size=8, progress=False, out=tmp_path, optimizer=slow
     )
     best, last = Location(), Location()
-    load_checkpoint(tmp_path / "checkpoints" / "best", program=best)
+    folder = max((tmp_path / "checkpoints").glob("best-*"))
+    rest = load_checkpoint(folder, {"program": best})
     load_weights(last, tmp_path)
-    state = json.loads((tmp_path / "checkpoints" / "best" / "state.json").read_text())["state"]
-    assert state["val_loss"] == history.best["val_loss"] < history.rows[-1]["val_loss"]
+    assert rest["val_loss"] == history.best["val_loss"]
+    assert (
+        folder.name == f"best-{history.best['step']:08d}" and rest["val_loss"] < history.rows[-1]["val_loss"]
+    )
     torch.testing.assert_close(best.location.detach(), torch.ones(2), rtol=0, atol=0.1)
     assert last.location.min() > 2
 
@@ -278,10 +312,21 @@ def slow(parameters):
     return torch.optim.SGD(parameters, lr=0.02)
 
 
-def test_saving_is_limited_in_time(tmp_path, monkeypatch):
-    saved = []
-    monkeypatch.setattr(checkpoint_files, "_write_file", lambda path, content: saved.append(path))
-    run(tmp_path / "a", checkpoint_seconds=1000.0, early_stopping=None)
+@pytest.mark.parametrize(("seconds", "number"), [(1000.0, 2), (0.0, 30 * 5)])
+def test_saving_is_limited_in_time(tmp_path, monkeypatch, seconds, number):
+    names, original = [], checkpoint_files.write
+
+    def count(folder, tensors, plain):
+        names.append(folder.name)
+        original(folder, tensors, plain)
+
+    monkeypatch.setattr(checkpoint_module, "write", count)
+    run(tmp_path / "a", checkpoint_seconds=seconds)
     assert (
-        len([path for path in saved if "last" in str(path) and "tensors" in str(path)]) == 2
-    )  # first and end
+        len([name for name in names if name.startswith("step")]) == number
+    )  # first epoch and end, or each step
+    kept = sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir())
+    assert [name for name in kept if name.startswith("step")] == sorted(
+        name for name in names if name.startswith("step")
+    )[-2:]
+    assert 1 <= len([name for name in kept if name.startswith("best")]) <= 2

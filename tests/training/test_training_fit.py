@@ -348,7 +348,8 @@ def test_metrics_file_holds_the_rows_and_no_tensor(tmp_path):
     ]
     assert [loss is None for loss in history.column("val_loss")] == [True, False, True, False, False]
     assert {type(value) for row in history.rows for value in row.values()} <= {int, float, type(None)}
-    assert (tmp_path / "run" / "checkpoints" / "best").is_dir()
+    best = f"best-{history.best['step']:08d}"
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("best-*")] == [best]
 
 
 def test_gradient_norm_is_per_datum():
@@ -567,8 +568,8 @@ def test_tensorboard_gets_the_rows_where_it_is_installed(monkeypatch):
     scalars = []
 
     class SummaryWriter:
-        def __init__(self, folder):
-            self.folder = folder
+        def __init__(self, folder, purge_step=None):
+            assert (folder, purge_step) == ("logs", None)
 
         def add_scalar(self, name, value, step):
             scalars.append((name, step))
