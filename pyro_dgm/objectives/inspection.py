@@ -133,6 +133,9 @@ def _trial(
 
     try:
         many, one = densities(equal, num_particles), densities(single, 1)
+        if any(density.dim() > layout.max_plate_nesting + 1 for density in many):
+            # Pyro's check of shapes does not look there, and each particle would be counted many times.
+            return "a density has a dimension to the left of the particles"
         # A model with noise of its own (dropout) repeats nothing, and its values tell nothing.
         if _agree(many, one) or not _agree(densities(single, 1), one):
             return ""

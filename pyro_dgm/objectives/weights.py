@@ -92,7 +92,7 @@ def _weigh(model_trace: Trace, guide_trace: Trace, layout: Layout, joint: bool) 
         _require_whole_data(model_sites)
         keep, plate = [particle_dim], None
     else:
-        plate = _batch_plate(model_trace)
+        plate = batch_plate(model_trace)
         keep = [particle_dim, plate.dim]
     inside: list[Tensor] = []
     outside: dict[str, Tensor] = {}
@@ -124,7 +124,7 @@ def _sum_to(value: Tensor, keep: list[int]) -> Tensor:
     return value.sum(dims) if dims else value
 
 
-def _batch_plate(model_trace: Trace) -> Any:
+def batch_plate(model_trace: Trace) -> Any:
     """Outermost plate that all observed sites share."""
     observed = observed_sites(model_trace)
     stacks = {name: _own_frames(site) for name, site in observed.items()}

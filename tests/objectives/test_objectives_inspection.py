@@ -55,6 +55,26 @@ def centred(z):
     return z - z.mean(0)
 
 
+def test_particles_that_meet_each_other_in_the_data_are_looped():
+    def model(x):
+        line = pyro.sample("line", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):  # the slice keeps a dimension, to whose left the particles then go
+            mean = line[..., :1] + line[..., 1:] * torch.arange(len(x))
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("line", dist.Normal(torch.tensor([0.5, -0.2]), 1e-6).to_event(1))
+
+    with pytest.warns(UserWarning, match="to the left of the particles"):
+        log_w = log_weights(model, guide, X, num_particles=3, joint=True)
+    line, zero = torch.tensor([0.5, -0.2]), torch.zeros(2)
+    log_lik = normal(line[0] + line[1] * torch.arange(4)).log_prob(X).sum()
+    log_q = log_w - log_lik - normal(zero).log_prob(line).sum()
+    # All that is left is -log q, which for a normal of scale 1e-6 in two dimensions is -25.8 + |noise|^2 / 2.
+    expected = 2 * (0.5 * math.log(2 * math.pi) + math.log(1e-6))
+    assert (log_q >= expected - 1e-3).all() and (log_q < expected + 30).all()
+
+
 @pytest.mark.parametrize(
     "decode",
     [first_column, centred, nn.BatchNorm1d(4), lambda z: z.flatten(1) if z.dim() == 2 else z[:, :1]],
