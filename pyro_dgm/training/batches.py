@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.training.processes import OneProcess, Processes
 
 STEPS_WITHOUT_DATA = 100
 
@@ -50,7 +51,7 @@ class Batches:
             epoch.
         batch_size: number of data in a batch.
         seed: of the order, which no other random draw changes.
-        device: where the data are.
+        processes: those that train together, each on its own piece of a batch.
 
     Example:
         >>> for index, batch in Batches(None, batch_size=128, seed=0).epoch():
@@ -65,10 +66,11 @@ class Batches:
         *,
         batch_size: int,
         seed: int,
-        device: torch.device = torch.device("cpu"),  # noqa: B008  # immutable
+        processes: Processes = OneProcess(torch.device("cpu")),  # noqa: B008  # immutable
     ) -> None:
         self.split = split
-        self.device = device
+        self.processes = processes
+        self.device = processes.device
         self.batch_size = batch_size
         self._generator = torch.Generator().manual_seed(seed)
         self._order = self._generator.get_state()  # that this epoch's order is drawn from
@@ -78,6 +80,8 @@ class Batches:
                 f"batches of {len(split)} instead of {batch_size}: there are no more data", stacklevel=3
             )
             self.batch_size = len(split)
+        if split is not None:
+            processes.check(self.batch_size)
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
@@ -94,7 +98,8 @@ class Batches:
         order = torch.randperm(len(self.split), generator=self._generator).to(self.device)
         for index in order.split(self.batch_size)[self._position : len(self)]:
             self._position += 1
-            yield index, self.split.batch(index)
+            own = self.processes.shard(index)
+            yield own, self.split.batch(own)
 
     @property
     def exhausted(self) -> bool:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from pyro_dgm.errors import IntegrityError, InvalidInput
-from pyro_dgm.training.checkpoint_files import CHECKPOINTS, MANIFEST, read, saved, write
+from pyro_dgm.training.checkpoint_files import (
+    BEST,
+    CHECKPOINTS,
+    MANIFEST,
+    STATE,
+    TENSORS,
+    current,
+    is_name,
+    read,
+    saved,
+    write,
+)
 from pyro_dgm.training.tree import flatten, unflatten
 
 
@@ -46,7 +58,7 @@ def save_checkpoint(folder: str | Path, parts: Mapping[str, Any]) -> None:
         ...     load_checkpoint(pathlib.Path(name) / "one", {"layer": layer})
         {'epoch': 3}
     """
-    plain, tensors = flatten(_states(parts))
+    plain, tensors = flatten(states_of(parts))
     write(Path(folder), tensors, plain)
 
 
@@ -72,10 +84,14 @@ def load_checkpoint(folder: str | Path, parts: Mapping[str, Any]) -> dict[str, A
 def read_tree(folder: str | Path) -> dict[str, Any]:
     """Everything that a checkpoint holds, as nested plain data and tensors; raises as :func:`load_checkpoint`."""
     tensors, plain = read(Path(folder))
+    # Also what a manifest vouches for may be something else: it is no signature.
     try:
-        tree: dict[str, Any] = unflatten(plain, tensors)
-    except KeyError as error:
-        raise IntegrityError("damaged checkpoint", where=str(folder), value=f"no tensor {error}") from error
+        tree = unflatten(plain, tensors)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        value = f"{type(error).__name__}: {error}"
+        raise IntegrityError("damaged checkpoint", where=str(folder), value=value) from error
+    if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
+        raise IntegrityError("damaged checkpoint", where=str(folder), expected="named parts")
     return tree
 
 
@@ -85,6 +101,21 @@ def load_tree(tree: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, An
     for name, part in parts.items():
         _load(name, part, tree[name])
     return {name: value for name, value in tree.items() if name not in parts}
+
+
+def states_of(part: Any) -> Any:
+    """A tree in which whatever has a state is replaced by it.
+
+    Args:
+        part: what has ``state_dict``; dicts and lists of such; tensors; plain data.
+    """
+    if isinstance(part, Stateful):
+        return states_of(part.state_dict())
+    if isinstance(part, Mapping):
+        return {name: states_of(value) for name, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return type(part)(states_of(value) for value in part)
+    return part
 
 
 def load_weights(program: nn.Module, path: str | Path) -> None:
@@ -103,11 +134,45 @@ def load_weights(program: nn.Module, path: str | Path) -> None:
     """
     folder = find_checkpoint(path)
     tree = read_tree(folder)
-    best = tree.get("best") or {}
-    if folder != Path(path) and best.get("folder") and best["restored"]:
-        tree = read_tree(folder.with_name(best["folder"]))
-    weights = {**tree.get("program", {}), **tree.get("ema", {})}
+    if folder != Path(path) and "best" in tree:
+        best = best_of(folder, tree)
+        if best["restored"] and best["folder"] is not None:
+            tree = read_tree(folder.with_name(best["folder"]))
+    weights = {}
+    for part in ("program", "ema"):
+        if not isinstance(tree.get(part, {}), Mapping):
+            raise IntegrityError("damaged checkpoint", where=str(folder), expected=f"tensors in {part}")
+        weights.update(tree.get(part, {}))
     _load("program", program, weights)
+
+
+def best_of(folder: Path, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a checkpoint of a run says of the best weights, checked: ``folder``, ``loss``, ``waited``, ``restored``.
+
+    Args:
+        folder: the checkpoint, for the message.
+        tree: what it holds.
+
+    Raises:
+        IntegrityError: it says something else, as a folder that is none of this run's.
+    """
+    best = tree.get("best")
+    expected: dict[str, Any] = {
+        "folder": (str, NoneType),
+        "loss": (float, int, NoneType),
+        "waited": int,
+        "restored": bool,
+    }
+    if (
+        isinstance(best, Mapping)
+        and best.keys() == expected.keys()
+        and all(isinstance(best[name], kinds) for name, kinds in expected.items())
+        and (best["folder"] is None or (is_name(BEST, best["folder"]) and best["loss"] is not None))
+    ):
+        return best
+    raise IntegrityError(
+        "damaged checkpoint", where=str(folder), expected="the name of a folder of best weights beside it"
+    )
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -120,7 +185,7 @@ def find_checkpoint(path: str | Path) -> Path:
         InvalidInput: there is no checkpoint.
     """
     path = Path(path)
-    if (path / MANIFEST).is_file():
+    if any((current(path) / name).exists() for name in (MANIFEST, TENSORS, STATE)):
         return path
     folders = saved(path)
     if not folders:
@@ -128,16 +193,6 @@ def find_checkpoint(path: str | Path) -> Path:
             "no checkpoint", where=str(path), expected=f"{MANIFEST} there, or folders in {CHECKPOINTS}/"
         )
     return folders[0]
-
-
-def _states(part: Any) -> Any:
-    if isinstance(part, Stateful):
-        return _states(part.state_dict())
-    if isinstance(part, Mapping):
-        return {name: _states(value) for name, value in part.items()}
-    if isinstance(part, (list, tuple)):
-        return type(part)(_states(value) for value in part)
-    return part
 
 
 def _load(name: str, part: Any, state: Any) -> None:
@@ -148,8 +203,9 @@ def _load(name: str, part: Any, state: Any) -> None:
             part.load_state_dict(state)
         except IntegrityError:
             raise
-        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-            raise IntegrityError(f"state of another {name}", value=str(error).splitlines()[0]) from error
+        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            value = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise IntegrityError(f"state of another {name}", value=value) from error
     elif isinstance(part, Mapping):
         _refuse(name, _strangers(part.keys(), state.keys() if isinstance(state, Mapping) else ()))
         for key, value in part.items():

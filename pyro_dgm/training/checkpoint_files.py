@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,13 @@ from pyro_dgm.errors import IntegrityError, InvalidInput, ResourceError
 FORMAT = 2
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 CHECKPOINTS, STEP, BEST = "checkpoints", "step", "best"
+# Hidden folders beside a checkpoint: the one to come, the one that it replaces, one that is being removed.
+UNFINISHED = _NEW, _OLD, _GONE = "new", "old", "gone"
 
-_MAX_MANIFEST = 1 << 12  # bytes; three hashes are a tenth of it
-_NAME = re.compile(r"\d{8,}")
+# Bytes. Three hashes are a tenth of a manifest. What is parsed takes many times its length in memory, unlike the
+# tensors; a thousand of them take a tenth of a megabyte each in the header and in the plain data.
+_MAX_MANIFEST, _MAX_PARSED = 1 << 12, 1 << 24
+_NUMBER = re.compile(r"[0-9]{8,18}")
 
 
 def folder_name(kind: str, step: int) -> str:
@@ -39,11 +45,21 @@ def folder_name(kind: str, step: int) -> str:
     return f"{kind}-{step:08d}"
 
 
+def is_name(kind: str, name: str) -> bool:
+    """Whether a name is one that :func:`folder_name` gives, and so no path to elsewhere.
+
+    Args:
+        kind: of the folder.
+        name: it.
+    """
+    before, _, number = name.partition("-")
+    return before == kind and _NUMBER.fullmatch(number) is not None
+
+
 def saved(run: Path) -> list[Path]:
     """The checkpoints of a run that hold all of its training, newest first."""
-    folders = {path: path.name.partition("-") for path in (run / CHECKPOINTS).glob(f"{STEP}-*")}
-    steps = {path: int(number) for path, (_, _, number) in folders.items() if _NAME.fullmatch(number)}
-    return sorted(steps, key=lambda path: steps[path], reverse=True)
+    folders = [path for path in (run / CHECKPOINTS).glob(f"{STEP}-*") if is_name(STEP, path.name)]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix(f"{STEP}-")), reverse=True)
 
 
 def write(folder: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
@@ -57,18 +73,20 @@ def write(folder: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any])
         plain: what goes into ``state.json``.
 
     Raises:
+        InvalidInput: more than 16 MiB of plain data, or of names of tensors.
         ResourceError: the disk is full or cannot be written.
     """
     # Clones, because safetensors refuses tensors that share memory (tied weights).
     own = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     parts = {TENSORS: safetensors.torch.save(own), STATE: json.dumps(plain).encode()}
+    _check_parsed(folder, header=int.from_bytes(parts[TENSORS][:8], "little"), state=len(parts[STATE]))
     parts[MANIFEST] = _manifest(
         {
             name: {"bytes": len(part), "sha256": hashlib.sha256(part).hexdigest()}
             for name, part in parts.items()
         }
     )
-    temporary, old = (folder.with_name(f".{kind}-{folder.name}") for kind in ("new", "old"))
+    temporary, old = _beside(folder, _NEW), _beside(folder, _OLD)
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -83,14 +101,45 @@ def write(folder: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any])
         shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):  # else it is read under the name that it has
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
         raise ResourceError(
             "checkpoint not written", where=str(folder), value=error.strerror, cure="a folder with space"
         ) from error
+
+
+def remove(folder: Path) -> None:
+    """Removes a checkpoint folder, or what an earlier process left unfinished beside one; never fails.
+
+    A kill meanwhile leaves no part of it under its name.
+
+    Args:
+        folder: it.
+    """
+    gone = folder
+    if not folder.name.startswith("."):
+        gone = _beside(folder, _GONE)
+        shutil.rmtree(gone, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def current(folder: Path) -> Path:
+    """Where a checkpoint is: a kill between the two renames of :func:`write` leaves it under its hidden name.
+
+    Args:
+        folder: its name.
+    """
+    if folder.exists() or not folder.name:
+        return folder
+    old = _beside(folder, _OLD)
+    return old if old.exists() else folder
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -103,15 +152,23 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         InvalidInput: the folder is no checkpoint.
         IntegrityError: a file is missing, damaged or of a newer format.
     """
+    folder = current(folder)
     sizes = _read_manifest(folder)
     for name, expected in sizes.items():
         _check(folder / name, expected)
     try:
+        with (folder / TENSORS).open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        _check_parsed(folder, header=header, state=(folder / STATE).stat().st_size)
         tensors = safetensors.torch.load_file(folder / TENSORS)
         return tensors, json.loads((folder / STATE).read_bytes())
     # What a manifest vouches for may still be no such file: it was not written by us.
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError, MemoryError) as error:
         raise IntegrityError("damaged checkpoint", where=str(folder), value=error) from error
+
+
+def _beside(folder: Path, kind: str) -> Path:
+    return folder.with_name(f".{kind}-{folder.name}")
 
 
 def _manifest(parts: Mapping[str, Any]) -> bytes:
@@ -127,6 +184,7 @@ def _seal(text: str) -> str:
 def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / MANIFEST
     try:
+        _check_regular(path)
         with path.open("rb") as file:
             content = file.read(_MAX_MANIFEST)
     except OSError as error:
@@ -155,8 +213,27 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     raise IntegrityError("damaged checkpoint", where=str(path), expected="the bytes that were written")
 
 
+def _check_regular(path: Path) -> None:
+    """Refuses what would block or never end. A link to a file is one: its content has the hash, wherever it is."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise IntegrityError("damaged checkpoint", where=str(path), expected="a regular file")
+
+
+def _check_parsed(folder: Path, *, header: int, state: int) -> None:
+    """Refuses, when written and when read, what would fill the memory when it is parsed."""
+    for name, size in ((TENSORS, header), (STATE, state)):
+        if size > _MAX_PARSED:
+            raise InvalidInput(
+                "oversized checkpoint",
+                where=str(folder / name),
+                value=f"{size} bytes of plain data or names",
+                expected=f"at most {_MAX_PARSED}",
+            )
+
+
 def _check(path: Path, expected: Mapping[str, Any]) -> None:
     try:
+        _check_regular(path)
         size = path.stat().st_size
         if size != expected["bytes"]:
             raise IntegrityError(

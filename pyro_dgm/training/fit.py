@@ -15,9 +15,9 @@ from pyro_dgm.objectives.player import OptimizerFactory, adam
 from pyro_dgm.training.batches import Batches, splits_of
 from pyro_dgm.training.best import BestWeights
 from pyro_dgm.training.callbacks import Callback
-from pyro_dgm.training.checkpoint import load_weights
 from pyro_dgm.training.checkpoint_files import saved
-from pyro_dgm.training.learner import SchedulerFactory, learner_of_program, learner_of_step
+from pyro_dgm.training.distributed import joined
+from pyro_dgm.training.learner import SchedulerFactory, learner_of_program, learner_of_step, require_program
 from pyro_dgm.training.loop import Loop
 from pyro_dgm.training.metrics import History
 from pyro_dgm.training.options import (
@@ -68,6 +68,11 @@ def fit(
     number stops the run and names the step, the data and the site, with parameters and optimiser as they were
     before. Pyro's own checks of arguments and supports run in the first epoch, which meets the data, and are then
     off.
+
+    Under ``torchrun`` each process takes a piece of every batch, and gradients, clipping and metrics are those of
+    the whole batch, uneven pieces included; see :class:`~pyro_dgm.training.processes.Processes` for the losses of
+    which this is not true. Process 0 alone validates, calls the callbacks and writes; ``out`` must be a folder that
+    all see.
 
     On one machine and device type the same seed gives the same weights, bit for bit on a CPU. Denormal
     numbers are flushed to zero (``torch.set_flush_denormal``), for good: importance weights underflow into
@@ -148,15 +153,12 @@ def fit(
     check_seed(seed)
     if resume and out is None:
         raise InvalidInput("nothing to resume", where="out", expected="the folder of a run", cure="out=...")
-    on_device, dtype = resolve_device(device), resolve_dtype(precision)
+    dtype = resolve_dtype(precision)
     train, val = splits_of(data)
     if early_stopping is not None and val is None:
         raise InvalidInput(
             "early stopping without a validation split", where="data", cure="early_stopping=None"
         )
-
-    torch.set_flush_denormal(True)
-    pyro.set_rng_seed(seed)
     if objective is None:
         refuse_without_program(
             {
@@ -170,41 +172,53 @@ def fit(
                 "precision": precision == "bfloat16",
             }
         )
-        learner = learner_of_step(program_or_step, max_loss=max_loss, validated=val is not None)
-    else:
-        learner = learner_of_program(
-            program_or_step,
-            objective,
-            train=train,
-            batch_size=batch_size,
-            device=on_device,
-            dtype=dtype,
-            autocast=precision == "bfloat16",
-            optimizer=optimizer,
-            scheduler=scheduler,
-            clip_norm=clip_norm,
-            max_loss=max_loss,
-            ema=ema,
-        )
-    resumes = resume and out is not None and bool(saved(Path(out)))
-    if init_from is not None and not resumes:
-        load_weights(program_or_step, init_from)
 
-    batches = Batches(
-        None if train is None else train.to(on_device, dtype),
-        batch_size=batch_size,
-        seed=seed,
-        device=on_device,
-    )
-    lengths = [n for n in (steps, None if epochs is None else epochs * len(batches)) if n is not None]
+    torch.set_flush_denormal(True)
+    pyro.set_rng_seed(seed)
     with contextlib.ExitStack() as stack:
+        processes = stack.enter_context(joined(resolve_device(device)))
+        if objective is None:
+            learner = learner_of_step(
+                program_or_step, max_loss=max_loss, validated=val is not None, processes=processes
+            )
+        else:
+            require_program(program_or_step, objective)
+        batches = Batches(
+            None if train is None else train.to(processes.device, dtype),
+            batch_size=batch_size,
+            seed=seed,
+            processes=processes,
+        )
+        if objective is not None:
+            resumes = resume and out is not None and bool(saved(Path(out)))
+            learner = learner_of_program(
+                program_or_step,
+                objective,
+                batches=batches,
+                dtype=dtype,
+                autocast=precision == "bfloat16",
+                optimizer=optimizer,
+                scheduler=scheduler,
+                clip_norm=clip_norm,
+                max_loss=max_loss,
+                ema=ema,
+                init_from=None if resumes else init_from,
+            )
         folder = None
         if out is not None:
-            folder = stack.enter_context(RunFolder(out, seconds=checkpoint_seconds, resume=resume))
+            folder = stack.enter_context(
+                RunFolder(out, seconds=checkpoint_seconds, resume=resume, processes=processes)
+            )
+        if not processes.is_main:
+            callbacks = ()
+            pyro.set_rng_seed(
+                processes.seed_of(seed)
+            )  # the first weights are made: noise differs from here on
+        lengths = [n for n in (steps, None if epochs is None else epochs * len(batches)) if n is not None]
         loop = Loop(
             learner=learner,
             batches=batches,
-            val=None if val is None else val.to(on_device, dtype),
+            val=None if val is None else val.to(processes.device, dtype),
             num_steps=min(lengths),
             validate_every=validate_every,
             seed=seed,
@@ -212,7 +226,7 @@ def fit(
             restore_best=early_stopping is not None,
             callbacks=callbacks,
             folder=folder,
-            show_progress=progress,
+            show_progress=progress and processes.is_main,
             settings={
                 "seed": seed,
                 "batch_size": batches.batch_size,
@@ -223,7 +237,8 @@ def fit(
                 "clip_norm": clip_norm,
                 "ema": ema,
                 "precision": precision,
-                "device": on_device.type,
+                "device": processes.device.type,
+                "processes": processes.size,
                 "optimizers": {k: type(v).__name__ for k, v in learner.step.optimizers.items()},
                 "schedulers": [type(scheduler).__name__ for scheduler in learner.schedulers],
             },

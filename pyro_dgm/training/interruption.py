@@ -13,8 +13,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interruption:
     """Block in which the first SIGINT or SIGTERM is noted rather than obeyed.
 
-    With it the handlers from before come back, so that a second signal is obeyed at once. Outside the main thread,
-    where Python installs no handlers, and for a signal that the process ignores, nothing is changed.
+    With it its handler from before comes back, so that a second signal of its kind is obeyed at once. (Not one of the
+    other kind: ``torchrun`` sends SIGTERM after a SIGINT that all processes have already got.) Outside the main
+    thread, where Python installs no handlers, and for a signal that the process ignores, nothing is changed.
 
     Example:
         >>> import os, signal
@@ -42,5 +43,5 @@ class Interruption:
             signal.signal(*self._before.popitem())
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self.__exit__()
+        self.signal = self.signal or number
+        signal.signal(number, self._before.pop(number))

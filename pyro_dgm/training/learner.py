@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import pyro
@@ -17,7 +18,9 @@ from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.player import HasPlayers, OptimizerFactory, Player, adam
 from pyro_dgm.training.adapters import CheckedStep, Evaluates, checked
 from pyro_dgm.training.averaging import WeightAverage
-from pyro_dgm.training.batches import Split
+from pyro_dgm.training.batches import Batches, Split
+from pyro_dgm.training.checkpoint import load_weights
+from pyro_dgm.training.processes import Processes
 from pyro_dgm.training.random_state import forked
 from pyro_dgm.training.steps import Players, Step
 
@@ -74,13 +77,14 @@ class Learner:
                 scheduler.step(val_loss)
 
 
-def learner_of_step(step: Any, *, max_loss: float | None, validated: bool) -> Learner:
+def learner_of_step(step: Any, *, max_loss: float | None, validated: bool, processes: Processes) -> Learner:
     """A user's own step, checked.
 
     Args:
         step: anything with ``.step(*batch)``.
         max_loss: largest acceptable loss per datum.
         validated: whether it must tell its loss without an update.
+        processes: those that train together, which takes an objective.
 
     Raises:
         InvalidInput: it cannot do what it must.
@@ -92,6 +96,14 @@ def learner_of_step(step: Any, *, max_loss: float | None, validated: bool) -> Le
             value=type(step).__name__,
             expected="a program and an objective, or an object with .step(*batch)",
             cure="fit(program, ELBO(), data, ...)",
+        )
+    if processes.size > 1:
+        raise InvalidInput(
+            "a step of one's own in several processes, which would drift apart",
+            where="fit",
+            value=type(step).__name__,
+            expected="a program and an objective",
+            cure="fit(program, ELBO(), data, ...), or one process",
         )
     if validated and not isinstance(step, Evaluates):
         raise InvalidInput(
@@ -105,41 +117,8 @@ def learner_of_step(step: Any, *, max_loss: float | None, validated: bool) -> Le
     return Learner(step=checked(step, max_loss=max_loss), pair=pair)
 
 
-def learner_of_program(
-    program: Any,
-    objective: Any,
-    *,
-    train: Split | None,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    autocast: bool,
-    optimizer: OptimizerFactory,
-    scheduler: SchedulerFactory | None,
-    clip_norm: float | None,
-    max_loss: float | None,
-    ema: float | None,
-) -> Learner:
-    """Players of a program under an objective: the objective's own, or one for all parameters.
-
-    Args:
-        program: module with ``model`` and ``guide``; moved to device and type, after its parameters were
-            made.
-        objective: ``objective(model, guide, *batch)``, or one that names its players.
-        train: training data, for the run that makes parameters.
-        batch_size: of that run.
-        device: where to train.
-        dtype: of the parameters.
-        autocast: whether networks compute in bfloat16.
-        optimizer: of the one player.
-        scheduler: of each player's learning rate.
-        clip_norm: see :class:`Players`.
-        max_loss: see :class:`Players`.
-        ema: decay of the average, see :class:`WeightAverage`.
-
-    Raises:
-        InvalidInput: something in them is wrong, or an optimiser was given to an objective that has its own.
-    """
+def require_program(program: Any, objective: Any) -> None:
+    """Raises InvalidInput for what is no program, or no objective."""
     is_objective = callable(objective) or isinstance(objective, HasPlayers)
     if not isinstance(program, nn.Module) or not is_objective:
         raise InvalidInput(
@@ -149,8 +128,46 @@ def learner_of_program(
             expected="a Program and loss(model, guide, *batch)",
             cure="Pair(model, guide) and ELBO() or PyroELBO(...); fit(step, data=...) for a Step",
         )
+
+
+def learner_of_program(
+    program: Any,
+    objective: Any,
+    *,
+    batches: Batches,
+    dtype: torch.dtype,
+    autocast: bool,
+    optimizer: OptimizerFactory,
+    scheduler: SchedulerFactory | None,
+    clip_norm: float | None,
+    max_loss: float | None,
+    ema: float | None,
+    init_from: str | Path | None,
+) -> Learner:
+    """Players of a program under an objective: the objective's own, or one for all parameters.
+
+    Args:
+        program: module with ``model`` and ``guide``; moved to device and type, after its parameters were
+            made.
+        objective: ``objective(model, guide, *batch)``, or one that names its players.
+        batches: training batches; they say where, and with which other processes, to train.
+        dtype: of the parameters.
+        autocast: whether networks compute in bfloat16.
+        optimizer: of the one player.
+        scheduler: of each player's learning rate.
+        clip_norm: see :class:`Players`.
+        max_loss: see :class:`Players`.
+        ema: decay of the average, see :class:`WeightAverage`.
+        init_from: run or checkpoint whose weights the program starts from.
+
+    Raises:
+        InvalidInput: something in them is wrong, or an optimiser was given to an objective that has its own.
+    """
     model, guide = getattr(program, "model"), getattr(program, "guide")  # noqa: B009  # mypy: any module's
-    _prepare(program, train, batch_size)
+    _prepare(program, batches.split, batches.batch_size)
+    if init_from is not None:
+        load_weights(program, init_from)
+    device, processes = batches.device, batches.processes
     modules = [module for module in (program, objective) if isinstance(module, nn.Module)]
     for module in modules:
         module.to(device=device, dtype=dtype)
@@ -170,7 +187,16 @@ def learner_of_program(
         players = [Player("program", loss, parameters, optimizer)]
     if autocast:
         players = [replace(player, loss=_autocast(player.loss, device)) for player in players]
-    step = Players(players, clip_norm=clip_norm, max_loss=max_loss)
+    # Each process may have drawn first weights of its own.
+    processes.align(tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+    step = Players(
+        players,
+        clip_norm=clip_norm,
+        max_loss=max_loss,
+        processes=processes,
+        batch_size=None if batches.split is None else batches.batch_size,
+        modules=modules,
+    )
     return Learner(
         step=step,
         pair=(model, guide),

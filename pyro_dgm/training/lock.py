@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -64,7 +65,10 @@ class FolderLock:
 
     def __exit__(self, *error: object) -> None:
         if self._lock.lock_counter == 1:
-            (self.folder / OWNER).unlink(missing_ok=True)
+            with contextlib.suppress(
+                OSError
+            ):  # the folder may have gone; the lock is the file that is held open
+                (self.folder / OWNER).unlink()
         self._lock.release()
 
     def _owner(self) -> str:

@@ -22,6 +22,7 @@ from pyro_dgm.training.explanation import explained
 from pyro_dgm.training.interruption import Interruption
 from pyro_dgm.training.learner import Learner
 from pyro_dgm.training.metrics import ExplosionWatch, History, Means
+from pyro_dgm.training.processes import Processes
 from pyro_dgm.training.progress import Progress, Silent, make_progress
 from pyro_dgm.training.resumption import parts_of
 from pyro_dgm.training.run_folder import RunFolder
@@ -106,6 +107,16 @@ class Loop:
         return self.history
 
     @property
+    def processes(self) -> Processes:
+        """Those that train together."""
+        return self.batches.processes
+
+    @property
+    def _agreed(self) -> int:
+        """Steps between two agreements of several processes about a save, each of which takes a message."""
+        return 1 if self.processes.size == 1 else 10
+
+    @property
     def _over(self) -> bool:
         return self.count >= self.num_steps or self.history.stopped_by != "length"
 
@@ -150,14 +161,17 @@ class Loop:
             return None
         average, step = self.learner.average, self.learner.step
         with contextlib.nullcontext() if average is None else average.swapped():
-            loss = validation_loss(
-                step.evaluate_loss,
-                self.val,
-                batch_size=self.batches.batch_size,
-                modules=self.learner.modules.values(),
-                device=self.batches.device,
-                seed=self.seed,
-            )
+            loss = 0.0
+            if self.processes.is_main:
+                loss = validation_loss(
+                    step.evaluate_loss,
+                    self.val,
+                    batch_size=self.batches.batch_size,
+                    modules=self.learner.modules.values(),
+                    device=self.batches.device,
+                    seed=self.seed,
+                )
+            loss = self.processes.broadcast(loss)
             self.best.look(loss, step=self.count)
         if loss != loss or abs(loss) == float("inf"):
             warnings.warn(f"the validation loss is {loss} after epoch {self.epoch}", stacklevel=2)
@@ -190,7 +204,7 @@ class Loop:
             self.folder.add(row)
         for callback in self.callbacks:
             callback.on_epoch(state)
-        if state.stop:
+        if self.processes.any(state.stop):
             self.history.stopped_by = "callback"
         elif self.best.exhausted:
             self.history.stopped_by = "early stopping"
@@ -198,11 +212,14 @@ class Loop:
 
     def _save(self, *, now: bool) -> None:
         """Between two steps: saves if it is time, and leaves if a signal came."""
-        if self.folder is None:
+        if self.folder is None or not (now or self.count % self._agreed == 0):
             return
         interrupted = self.interruption.signal
+        if self.processes.any(interrupted > 0):  # torchrun sends a signal to all, but not at once
+            interrupted = interrupted or signal.SIGTERM
+        now = self.processes.any(now or self.folder.due)
         kept = "nothing is saved of a step of one's own"
-        if self.learner.program is not None and (now or interrupted or self.folder.due):
+        if self.learner.program is not None and (now or interrupted):
             parts = parts_of(self)
             path = self.folder.save(parts, self.best, step=self.count, restored=self.restore_best)
             kept = f"everything is saved in {path}"

@@ -61,7 +61,8 @@ class Means:
         return {"sums": self._sums, "counts": self._counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+        self._sums = {name: float(total) for name, total in state["sums"].items()}
+        self._counts = {name: max(int(state["counts"][name]), 1) for name in self._sums}
 
     def take(self) -> dict[str, float]:
         """The means since the last call."""

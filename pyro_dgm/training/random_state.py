@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import pyro
@@ -56,37 +55,48 @@ def forked(device: torch.device, *, seed: int | None = None) -> Iterator[None]:
         restore(on_torch)
 
 
-def random_state(device: torch.device) -> dict[str, Any]:
-    """State of all global generators as plain data and tensors, for a checkpoint.
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """State of all global generators, as tensors of fixed shapes.
 
     Args:
         device: where noise is drawn.
     """
     state = pyro.util.get_rng_state()
-    kind, keys, *numpy_rest = state["numpy"]
-    version, words, gauss = state["random"]
+    _, keys, position, has_gauss, gauss = state["numpy"]  # always a Mersenne twister
+    _, words, python_gauss = state["random"]
+    on_device = snapshot(device)[2]
     return {
         "torch": state["torch"],
-        "cuda": snapshot(device)[2],
-        "numpy": {"kind": kind, "keys": torch.from_numpy(keys.astype(np.int64)), "rest": numpy_rest},
-        "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
+        "cuda": torch.empty(0, dtype=torch.uint8) if on_device is None else on_device,
+        "numpy": torch.tensor([*keys.tolist(), position, has_gauss]),
+        "numpy_gauss": torch.tensor(gauss, dtype=torch.float64),
+        "python": torch.tensor(words),
+        # The second one of a pair of normal numbers, where one is left.
+        "python_gauss": torch.tensor([python_gauss is not None, python_gauss or 0.0], dtype=torch.float64),
     }
 
 
-def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
     """Puts back what :func:`random_state` gave.
 
     Args:
         state: the state.
         device: where noise is drawn.
     """
-    numpy, python = state["numpy"], state["python"]
+    *keys, position, has_gauss = state["numpy"].tolist()
+    is_left, gauss = state["python_gauss"].tolist()
     pyro.util.set_rng_state(
         {
             "torch": state["torch"],
-            "numpy": (numpy["kind"], numpy["keys"].numpy().astype(np.uint32), *numpy["rest"]),
-            "random": (python["version"], tuple(python["words"].tolist()), python["gauss"]),
+            "numpy": (
+                "MT19937",
+                np.array(keys, dtype=np.uint32),
+                position,
+                has_gauss,
+                state["numpy_gauss"].item(),
+            ),
+            "random": (3, tuple(state["python"].tolist()), gauss if is_left else None),
         }
     )
-    if state["cuda"] is not None:
+    if state["cuda"].numel():
         torch.cuda.set_rng_state(state["cuda"], device)

@@ -5,18 +5,30 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_dgm.errors import IntegrityError
 from pyro_dgm.training.callbacks import Callback
-from pyro_dgm.training.checkpoint import load_tree
+from pyro_dgm.training.checkpoint import load_tree, states_of
 from pyro_dgm.training.random_state import random_state, set_random_state
 
 if TYPE_CHECKING:
     from pyro_dgm.training.loop import Loop
+
+# What may come in place of a value that training has now.
+_KINDS: dict[type, Any] = {
+    bool: bool,
+    int: int,
+    float: (int, float),
+    str: str,
+    dict: Mapping,
+    list: list,
+    tuple: tuple,
+    Tensor: Tensor,
+}
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +40,13 @@ def parts_of(loop: Loop) -> dict[str, Any]:
     position) and ``callbacks`` are what their names say; ``loop`` counts, ``means`` and ``watch`` are the epoch's.
 
     Args:
-        loop: between two steps.
+        loop: between two steps; of several processes all must call at once, since ``rng`` has the state of each.
     """
     return {
         **_stateful(loop),
-        "rng": random_state(loop.batches.device),
+        "rng": {
+            name: loop.processes.gather(value) for name, value in random_state(loop.processes.device).items()
+        },
         "callbacks": {name: callback.state_dict() for name, callback in _named(loop.callbacks)},
         "settings": loop.settings,
         "loop": {
@@ -58,18 +72,23 @@ def resume(loop: Loop, tree: dict[str, Any], rows: list[dict[str, Any]]) -> None
     Raises:
         IntegrityError: it is the checkpoint of another run; the differences are named.
     """
-    differences = [
-        f"{name}: {tree['settings'].get(name)} in the run, {value} now"
-        for name, value in loop.settings.items()
-        if tree["settings"].get(name) != value
-    ]
-    if differences:
-        raise IntegrityError(
-            "checkpoint of a run with other settings",
-            value="; ".join(differences),
-            cure="the settings of that run, or init_from for a new one",
-        )
-    rest = load_tree(tree, _stateful(loop))
+    # A manifest is no signature: what it vouches for may have been made by another program.
+    try:
+        _compare_settings(loop.settings, tree["settings"])
+        own = states_of(parts_of(loop))
+        for name in ("loop", "rng", "optimizer", "scheduler", "data", "watch"):
+            _compare_kinds(name, own[name], tree[name])
+        rest = load_tree(tree, _stateful(loop))
+        _put_back(loop, rest, rows)
+    except IntegrityError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        value = f"{type(error).__name__}: {error}"
+        raise IntegrityError("checkpoint that is none of fit's", value=value) from error
+    logger.info("resumed after step %d of %d", loop.count, loop.num_steps)
+
+
+def _put_back(loop: Loop, rest: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     state, best = rest["loop"], rest["best"]
     loop.count = loop.learner.step.count = state["count"]
     loop.epoch, loop.inside = state["epoch"], state["inside"]
@@ -83,8 +102,51 @@ def resume(loop: Loop, tree: dict[str, Any], rows: list[dict[str, Any]]) -> None
     for name, callback in _named(loop.callbacks):
         if name in rest["callbacks"]:  # another set of callbacks is no fault
             callback.load_state_dict(rest["callbacks"][name])
-    set_random_state(rest["rng"], loop.batches.device)
-    logger.info("resumed after step %d of %d", loop.count, loop.num_steps)
+    own = {name: values[loop.processes.rank] for name, values in rest["rng"].items()}
+    set_random_state(own, loop.processes.device)
+
+
+def _compare_settings(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    differences = [
+        f"{name}: {state.get(name)} in the run, {value} now"
+        for name, value in own.items()
+        if state.get(name) != value
+    ]
+    if differences:
+        raise IntegrityError(
+            "checkpoint of a run with other settings",
+            value="; ".join(differences),
+            cure="the settings of that run, or init_from for a new one",
+        )
+
+
+def _compare_kinds(where: str, own: Any, state: Any) -> None:
+    """Refuses state of another form than training has now: it would fail much later, or never end.
+
+    What training does not have yet (None, an empty dict or list) may be anything; no count goes below zero.
+    """
+    kinds = _KINDS.get(type(own), object)
+    same = isinstance(state, kinds) and isinstance(state, bool) <= isinstance(own, bool)
+    if same and kinds is int:
+        same = state >= min(own, 0)
+    inner, other = _inside(own), _inside(state)
+    if not same or not inner.keys() <= other.keys():
+        raise IntegrityError(
+            "checkpoint that is none of fit's",
+            where=where,
+            value=f"{type(state).__name__} {str(state)[:40]}",
+            expected=f"{type(own).__name__} {', '.join(map(str, inner))}",
+        )
+    for name, value in inner.items():
+        _compare_kinds(f"{where}/{name}", value, other[name])
+
+
+def _inside(value: Any) -> Mapping[Any, Any]:
+    if isinstance(value, Tensor):
+        return {f"of shape {tuple(value.shape)} and {value.dtype}": None}
+    if isinstance(value, (list, tuple)):
+        return dict(enumerate(value))
+    return value if isinstance(value, Mapping) else {}
 
 
 def _named(callbacks: Sequence[Callback]) -> Iterator[tuple[str, Callback]]:

@@ -7,19 +7,30 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pyro_dgm.errors import IntegrityError, InvalidInput, ResourceError
 from pyro_dgm.training.best import BestWeights
-from pyro_dgm.training.checkpoint import read_tree, save_checkpoint
-from pyro_dgm.training.checkpoint_files import BEST, CHECKPOINTS, STATE, STEP, folder_name, saved
+from pyro_dgm.training.checkpoint import best_of, read_tree, save_checkpoint
+from pyro_dgm.training.checkpoint_files import (
+    BEST,
+    CHECKPOINTS,
+    STATE,
+    STEP,
+    UNFINISHED,
+    folder_name,
+    remove,
+    saved,
+)
 from pyro_dgm.training.lock import FolderLock
 from pyro_dgm.training.metrics import as_json, read_rows
+from pyro_dgm.training.processes import OneProcess, Processes
 
 METRICS = "metrics.jsonl"
 _KEPT = 2  # checkpoints; should the newest one be damaged, there is one before it
@@ -39,6 +50,7 @@ class RunFolder:
         seconds: least time between two checkpoints within an epoch or at its end; 0 saves after each step. A
             checkpoint that takes long to write is written more rarely.
         resume: whether the folder may hold a run, which then goes on.
+        processes: those that train together; all but the first one only read.
 
     Raises:
         InvalidInput: on entering; the folder holds a run and ``resume`` is not set.
@@ -46,10 +58,18 @@ class RunFolder:
         ResourceError: on entering; the folder cannot be written, or another process holds it.
     """
 
-    def __init__(self, out: str | Path, *, seconds: float, resume: bool) -> None:
+    def __init__(
+        self,
+        out: str | Path,
+        *,
+        seconds: float,
+        resume: bool,
+        processes: Processes = OneProcess(torch.device("cpu")),  # noqa: B008  # immutable
+    ) -> None:
         self.out = Path(out)
         self.tree: dict[str, Any] | None = None  # of the checkpoint to go on from
         self._resume = resume
+        self._processes = processes
         self._seconds = seconds
         self._stack = contextlib.ExitStack()
         self._metrics = self.out / METRICS
@@ -58,6 +78,16 @@ class RunFolder:
         self._best: dict[str, Any] = {"folder": None, "loss": None}
 
     def __enter__(self) -> RunFolder:
+        if self._processes.is_main:
+            self._open()
+        step = -1.0 if self.tree is None else self.tree["loop"]["count"]
+        step = self._processes.broadcast(step)
+        if not self._processes.is_main and step >= 0:
+            self.tree = self._read(self.out / CHECKPOINTS / folder_name(STEP, int(step)))
+        self._next = time.monotonic() + self._seconds
+        return self
+
+    def _open(self) -> None:
         try:
             (self.out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
             self._metrics.open("a").close()
@@ -82,31 +112,32 @@ class RunFolder:
                 )
             self.tree = self._newest(folders)
             self._stack = stack.pop_all()
-        self._next = time.monotonic() + self._seconds
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
     def _newest(self, folders: list[Path]) -> dict[str, Any] | None:
-        """Newest good checkpoint, with the best weights that it speaks of under ``best/states``."""
+        """Newest good checkpoint."""
         fault = None
         for folder in folders:
             try:
-                tree = read_tree(folder)
-                if tree["best"]["folder"] is not None:
-                    states = read_tree(folder.with_name(tree["best"]["folder"]))
-                    tree["best"]["states"] = {part: states[part] for part in states if part != "val_loss"}
+                return self._read(folder)
             except (IntegrityError, InvalidInput) as error:  # the best weights may be gone
                 warnings.warn(f"{error}; {folder.name} is left out", stacklevel=2)
                 fault = error
-            else:
-                return tree
         if fault is not None:
             raise IntegrityError(
                 "no good checkpoint left", where=str(self.out / CHECKPOINTS), cure="a new run"
             ) from fault
         return None
+
+    def _read(self, folder: Path) -> dict[str, Any]:
+        """A checkpoint, with the best weights that it speaks of under ``best/states``."""
+        tree = _checked(folder, read_tree(folder))
+        if tree["best"]["folder"] is not None:
+            states = read_tree(folder.with_name(tree["best"]["folder"]))
+            tree["best"]["states"] = {part: states[part] for part in states if part != "val_loss"}
+        return tree
 
     def rewind(self) -> list[dict[str, Any]]:
         """Cuts the metrics to what the checkpoint to go on from knew of; returns those rows.
@@ -120,14 +151,15 @@ class RunFolder:
         try:
             content = self._metrics.read_bytes()[: known["bytes"]]
             self._hash = hashlib.sha256(content)
-            if self._hash.hexdigest() != known["sha256"]:
+            if len(content) != known["bytes"] or self._hash.hexdigest() != known["sha256"]:
                 raise IntegrityError(
                     "damaged metrics",
                     where=str(self._metrics),
                     expected=f"the {known['bytes']} bytes that the checkpoint knows",
                     cure="the file as it was written",
                 )
-            os.truncate(self._metrics, known["bytes"])
+            if self._processes.is_main:
+                os.truncate(self._metrics, known["bytes"])
         except OSError as error:
             raise _unwritten("metrics not written", self._metrics, error) from error
         self._bytes = known["bytes"]
@@ -137,6 +169,8 @@ class RunFolder:
 
     def add(self, row: dict[str, Any]) -> None:
         """Appends one row to the metrics."""
+        if not self._processes.is_main:
+            return
         line = (as_json(row) + "\n").encode()
         try:
             with self._metrics.open("ab") as file:
@@ -151,7 +185,7 @@ class RunFolder:
     @property
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
-        return time.monotonic() >= self._next
+        return self._processes.is_main and time.monotonic() >= self._next
 
     def save(self, parts: Mapping[str, Any], best: BestWeights, *, step: int, restored: bool) -> Path:
         """Saves all of training and, where they are new, the best weights.
@@ -163,15 +197,17 @@ class RunFolder:
             restored: whether the run is to end with the best weights.
         """
         started = time.monotonic()
-        self._sync_metrics()
         checkpoints = self.out / CHECKPOINTS
+        folder = checkpoints / folder_name(STEP, step)
+        if not self._processes.is_main:
+            return folder
+        self._sync_metrics()
         if best.states and self._best["loss"] != best.loss:
             name = folder_name(BEST, best.step)
             save_checkpoint(checkpoints / name, {**best.states, "val_loss": best.loss})
             self._best = {"folder": name, "loss": best.loss}
         known = {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
         about_best = {**self._best, "waited": best.waited, "restored": restored}
-        folder = checkpoints / folder_name(STEP, step)
         save_checkpoint(folder, {**parts, "metrics": known, "best": about_best})
         logger.info("checkpoint at step %d in %s", step, folder)
         self._prune(folder)
@@ -192,9 +228,29 @@ class RunFolder:
         folders = saved(self.out)
         kept = folders[folders.index(newest) :][:_KEPT]
         names = {folder.name for folder in kept} | {_best_of(folder) for folder in kept}
-        for folder in newest.parent.iterdir():
-            if folder.name not in names and folder.name.lstrip(".").startswith((STEP, BEST, "new", "old")):
-                shutil.rmtree(folder, ignore_errors=True)
+        # Best weights after the checkpoints that speak of them, so that a kill leaves none that lacks its own.
+        for folder in sorted(newest.parent.iterdir(), key=lambda path: path.name.startswith(BEST)):
+            if folder.name not in names and folder.name.lstrip(".").startswith((STEP, BEST, *UNFINISHED)):
+                remove(folder)
+
+
+def _checked(folder: Path, tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree, if what this module needs of it has the right form."""
+    best_of(folder, tree)
+    known, loop = tree.get("metrics"), tree.get("loop")
+    if not (
+        isinstance(known, Mapping)
+        and type(known.get("bytes")) is int
+        and known["bytes"] >= 0
+        and isinstance(known.get("sha256"), str)
+        and isinstance(loop, Mapping)
+        and type(loop.get("count")) is int
+        and folder.name == folder_name(STEP, loop["count"])
+    ):
+        raise IntegrityError(
+            "damaged checkpoint", where=str(folder), expected="its step, and length and hash of the metrics"
+        )
+    return tree
 
 
 def _best_of(folder: Path) -> str | None:

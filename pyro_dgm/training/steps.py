@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput, NonFiniteError
 from pyro_dgm.objectives.player import Player
+from pyro_dgm.training.processes import OneProcess, Processes
 from pyro_dgm.training.random_state import restore, snapshot
 
 
@@ -37,6 +38,9 @@ class Players:
         players: who plays, in order. The first one's loss is the one that ``fit`` shows and validates.
         clip_norm: largest global norm of one player's gradient per datum; longer ones are scaled down to it.
         max_loss: largest acceptable loss per datum; above it the step is refused as if it were infinite.
+        processes: those that train together; by default this one is alone.
+        batch_size: data in a batch of all processes together; by default each batch tells.
+        modules: owners of the buffers that the losses write.
 
     Raises:
         InvalidInput: no player, a repeated name, nothing to train, or a wrong learning rate.
@@ -52,7 +56,14 @@ class Players:
     """
 
     def __init__(
-        self, players: Sequence[Player], *, clip_norm: float | None = None, max_loss: float | None = None
+        self,
+        players: Sequence[Player],
+        *,
+        clip_norm: float | None = None,
+        max_loss: float | None = None,
+        processes: Processes | None = None,
+        batch_size: int | None = None,
+        modules: Sequence[nn.Module] = (),
     ) -> None:
         names = [player.name for player in players]
         if not names or len(set(names)) < len(names):
@@ -63,6 +74,12 @@ class Players:
         self.count = 0
         self.gradient_norms: dict[str, float] = {}
         self._parameters = {player.name: _trained(player) for player in players}
+        self._processes = processes or OneProcess(torch.device("cpu"))
+        self._share = None if batch_size is None else self._processes.share(batch_size)
+        self._losses = {
+            player.name: self._processes.wrap(player.loss, self._parameters[player.name], modules=modules)
+            for player in players
+        }
         self.optimizers = {player.name: self._make_optimizer(player) for player in players}
 
     def _make_optimizer(self, player: Player) -> torch.optim.Optimizer:
@@ -87,7 +104,7 @@ class Players:
         Args:
             batch: tensors whose first dimension is the data; the first one gives the batch size (1 if empty).
         """
-        num_data = len(batch[0]) if batch else 1
+        num_data = (self._share or len(batch[0])) if batch else 1
         losses = {}
         for player in self.players:
             if self.count % player.every == 0:
@@ -95,12 +112,12 @@ class Players:
         self.count += 1
         return losses
 
-    def _turn(self, player: Player, batch: tuple[Any, ...], num_data: int) -> float:
+    def _turn(self, player: Player, batch: tuple[Any, ...], num_data: float) -> float:
         parameters = [p for p in self._parameters[player.name] if p.requires_grad]
         optimizer = self.optimizers[player.name]
         before = snapshot(self._parameters[player.name][0].device)
         try:
-            loss = require_loss(player.loss(*batch), player.name) / num_data
+            loss = require_loss(self._losses[player.name](*batch), player.name) / num_data
         except ValueError:
             # Pyro refuses non-finite parameters of a distribution: whoever replays the step needs the same
             # noise.
@@ -110,7 +127,8 @@ class Players:
         loss.backward(inputs=parameters)
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        value, length = torch.stack((loss.detach(), norm.to(loss))).tolist()
+        # The mean over processes, whose gradients are the same: all refuse a step or none.
+        value, length = self._processes.mean(torch.stack((loss.detach(), norm.to(loss)))).tolist()
         if not (math.isfinite(value) and value <= self.max_loss):
             restore(before)
             raise _refusal("loss", value, player.name, self.count)
