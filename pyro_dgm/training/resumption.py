@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ _KINDS: dict[type, Any] = {
     dict: Mapping,
     list: list,
     tuple: tuple,
+    NoneType: (NoneType, int, float),
     Tensor: Tensor,
 }
 
@@ -76,7 +78,7 @@ def resume(loop: Loop, tree: dict[str, Any], rows: list[dict[str, Any]]) -> None
     try:
         _compare_settings(loop.settings, tree["settings"])
         own = states_of(parts_of(loop))
-        for name in ("loop", "rng", "optimizer", "scheduler", "data", "watch"):
+        for name in ("loop", "rng", "optimizer", "data", "watch"):  # schedules may change their types
             _compare_kinds(name, own[name], tree[name])
         rest = load_tree(tree, _stateful(loop))
         _put_back(loop, rest, rows)
@@ -123,7 +125,7 @@ def _compare_settings(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
 def _compare_kinds(where: str, own: Any, state: Any) -> None:
     """Refuses state of another form than training has now: it would fail much later, or never end.
 
-    What training does not have yet (None, an empty dict or list) may be anything; no count goes below zero.
+    None may have become a number, and what was empty may hold anything; no count goes below zero.
     """
     kinds = _KINDS.get(type(own), object)
     same = isinstance(state, kinds) and isinstance(state, bool) <= isinstance(own, bool)

@@ -87,6 +87,13 @@ class Adversary(nn.Module):
 SCHEDULERS = {
     "plateau": lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=0, factor=0.5),
     "cosine": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 7),
+    "warm restarts": lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+    "one cycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.01, total_steps=20),
+    "cyclic": lambda o: torch.optim.lr_scheduler.CyclicLR(
+        o, 1e-3, 1e-2, step_size_up=3, cycle_momentum=False
+    ),
+    "lambda": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda epoch: 0.9**epoch),
+    "steps": lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [2, 4]),
     "chain": lambda o: torch.optim.lr_scheduler.SequentialLR(
         o,
         [torch.optim.lr_scheduler.LinearLR(o, 0.1), torch.optim.lr_scheduler.ExponentialLR(o, 0.8)],
