@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import platform
+import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -58,7 +60,9 @@ class Ledger:
         seed: seed of the training.
         training_seconds: time the training took.
         evaluation_seconds: time the evaluation took.
-        versions: of Python and of the packages that the numbers depend on.
+        versions: of Python and of the packages that the numbers depend on; ``commit`` of a checkout.
+        reliable: whether the checks of the posterior found nothing against the numbers; None if not checked.
+        reasons: what they found.
         schema: version of this list.
 
     Example:
@@ -88,22 +92,42 @@ class Ledger:
     training_seconds: float | None = None
     evaluation_seconds: float | None = None
     versions: dict[str, str] | None = None
+    reliable: bool | None = None
+    reasons: list[str] | None = None
     schema: int = SCHEMA
 
 
 _ALWAYS = {"config", "config_sha256", "status", "schema"}
-_MAY_LACK = {"published", "estimated_hours", "training_seconds", "preprocessing", "active_units"}
+_MAY_LACK = {
+    *("published", "estimated_hours", "training_seconds", "preprocessing", "active_units"),
+    *("reliable", "reasons"),
+}
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a number depends on."""
+    """Versions of Python and of the packages that a number depends on, and of this package its commit, if known."""
     found = {"python": platform.python_version()}
     for package in ("torch", "pyro-ppl", "numpy", "pyro-dgm"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    return found
+    commit = _commit()
+    return {**found, "commit": commit} if commit else found
+
+
+@functools.cache
+def _commit() -> str | None:
+    """Commit of the checkout that the package runs from, with ``-dirty`` where files have changed since."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # a checkout that merely contains an installed package is not ours
+        return None
+    command = ["git", "--no-optional-locks", "-C", str(root), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -184,6 +208,7 @@ def parse_ledger(found: Any, *, where: str) -> Ledger:
 _PLAIN: dict[Any, tuple[type, ...]] = {
     float: (float, int),
     int: (int,),
+    bool: (bool,),
     str: (str,),
     type(None): (type(None),),
 }
@@ -198,6 +223,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return value in parts
     if get_origin(hint) is dict:
         return type(value) is dict and all(_fits(part, parts[1]) for part in value.values())
+    if get_origin(hint) is list:
+        return type(value) is list and all(_fits(part, parts[0]) for part in value)
     if hint is Published:
         return type(value) is dict and {name: type(part) for name, part in value.items()} in _PUBLISHED
     return hint is Any or any(_fits(value, part) for part in parts)

@@ -78,7 +78,15 @@ def check_config(config: Config) -> None:
                 "bad class", where=key, value=node, expected="class_path: a name, init_args: a mapping"
             )
         node["class_path"], target = resolve(node["class_path"], key=f"{key}.class_path")
-        known = inspect.signature(target).parameters.values()
+        try:
+            known = inspect.signature(target).parameters.values()
+        except ValueError:  # of functions that are written in C
+            raise InvalidInput(
+                "a class that does not tell its arguments",
+                where=f"{key}.class_path",
+                value=node["class_path"],
+                expected="a class or function written in Python",
+            ) from None
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known):
             names = [parameter.name for parameter in known]
             check_keys(node.get("init_args", {}), names, key=f"{key}.init_args")

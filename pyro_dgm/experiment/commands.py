@@ -2,152 +2,98 @@
 
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyro
 import torch
 
 from pyro_dgm.atomic import replacing
 from pyro_dgm.diagnostics.pictures import image_grid
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.evaluation.ledger import Ledger, write_ledger
-from pyro_dgm.experiment.build import build
-from pyro_dgm.experiment.class_names import check_config, dotted_names
-from pyro_dgm.experiment.config import config_hash, normalize, override, read_config
+from pyro_dgm.evaluation.ledger import Ledger, read_ledger, write_ledger
 from pyro_dgm.experiment.estimate import FUNCTIONS, estimate
-from pyro_dgm.experiment.rehearsal import rehearse
-from pyro_dgm.experiment.run import LEDGER, NewFolder, Run, batch_facts, load_run, write_config
-from pyro_dgm.experiment.run_pictures import draw_pictures, draw_samples
-from pyro_dgm.experiment.user_files import importable, used_files
-from pyro_dgm.objectives.player import adam
+from pyro_dgm.experiment.posterior import NUM_DATA, NUM_SAMPLES, Diagnosis, draw_posterior
+from pyro_dgm.experiment.run import LEDGER, load_run, read_run_config
+from pyro_dgm.experiment.run_pictures import draw_samples
 from pyro_dgm.program import Program
-from pyro_dgm.training import Callback, TensorBoard, TrainingState, fit
-from pyro_dgm.training.options import check_counts, check_seed
+from pyro_dgm.training.lock import FolderLock
 from pyro_dgm.training.random_state import forked
 
 
-class _Begin(Callback):
-    """Writes the config once ``fit`` has accepted its arguments."""
-
-    def __init__(self, new: NewFolder, config: dict[str, Any], sources: Path) -> None:
-        self.new, self.config, self.sources = new, config, sources
-
-    def on_start(self, state: TrainingState) -> None:
-        write_config(self.new.folder, self.config, sources=self.sources)
-        self.new.begin()
-
-    def on_epoch(self, state: TrainingState) -> None:
-        pass
-
-
-def _events(folder: Path) -> list[Callback]:
-    """TensorBoard's event files beside the metrics, where it is installed."""
-    return [TensorBoard(folder / "tensorboard")] if importlib.util.find_spec("tensorboard") else []
-
-
 @contextmanager
-def _section(section: str) -> Iterator[None]:
-    """Names an argument of a function by its key in the config."""
-    try:
-        yield
-    except InvalidInput as fault:
-        if not fault.where.isidentifier():
-            raise
-        where = f"{section}.{fault.where}"
-        raise InvalidInput(
-            fault.what, where=where, value=fault.value, expected=fault.expected, cure=fault.cure
-        ) from fault
-
-
-def train(
-    config_path: str | Path,
-    *,
-    changes: Iterable[tuple[str, str]] = (),
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> tuple[Run, Ledger, dict[str, Path]]:
-    """Trains a config into a run directory and evaluates the result.
-
-    Before anything is written, the program, the objective and the optimiser take one rehearsed step.
-
-    Args:
-        config_path: a YAML file; its folder is on the import path meanwhile.
-        changes: dotted keys of the config and their new values as YAML.
-        out: directory of the run; by default ``runs/`` and the config's name.
-        overwrite: whether an older run there is replaced.
-        progress: show progress on standard error.
-
-    Returns:
-        The run, its ledger and its pictures by name.
-
-    Raises:
-        Fault: see ``pyro_dgm/errors.py``; InvalidInput with the key of the config that is at fault.
-    """
-    path = Path(config_path)
-    config = read_config(path)
-    config.pop("run", None)  # the config of another run
-    config = override(config, changes)
-    with importable(path.parent, dotted_names(config)):
-        new = NewFolder(Path("runs") / path.stem if out is None else Path(out), overwrite=overwrite)
-        check_config(normalize(config))
-        with _section("training"):
-            seed = (config.get("training") or {}).get("seed", 0)
-            check_seed(seed)
-        pyro.set_rng_seed(seed)  # the program draws its first weights when it is built
-        objects, resolved = build(config, FUNCTIONS)
-        with _section("evaluation"):
-            check_counts(**{name: objects.evaluation[name] for name in ("num_particles", "num_data")})
-        rehearse(objects, config)
-        program, data = objects.program, objects.data
-        resolved["run"] = {
-            "name": path.stem,
-            "sha256": config_hash(config),
-            "batch": batch_facts(data.train.batch(torch.arange(1))),
-            "files": used_files(path.parent),
-        }
-        with new, _section("training"):
-            fit(
-                program,
-                objects.objective,
-                data,
-                optimizer=objects.optimizer or adam,
-                scheduler=objects.scheduler,
-                callbacks=[_Begin(new, resolved, path.parent), *_events(new.folder)],
-                out=new.folder,
-                progress=progress,
-                **objects.training.as_dict(),
-            )
-        run = Run(new.folder, resolved, program.eval(), data)
-        pictures = draw_pictures(run)
-        ledger = estimate(run, progress=progress, **objects.evaluation.as_dict())
-        write_ledger(run.folder / LEDGER, ledger)
-    return run, ledger, pictures
+def _held(folder: str | Path) -> Iterator[Path]:
+    """Block in which no other process writes into a run."""
+    read_run_config(Path(folder))
+    with FolderLock(Path(folder)):
+        yield Path(folder)
 
 
 def evaluate(
-    folder: str | Path, *, num_particles: int | None = None, trust: bool = False, progress: bool = True
+    folder: str | Path,
+    *,
+    num_particles: int | None = None,
+    split: str | None = None,
+    num_data: int | None = None,
+    data_changes: Iterable[tuple[str, str]] = (),
+    trust: bool = False,
+    progress: bool = True,
 ) -> Ledger:
     """Evaluates a run again and writes its ledger.
 
     Args:
         folder: directory of a run.
         num_particles: draws from the guide per datum; those of the config by default.
+        split: ``"test"`` or ``"val"``; that of the config by default.
+        num_data: only that many data, from the first on; the config's number by default.
+        data_changes: dotted keys of the config's data and their new values as YAML: the path of files that have
+            moved, or other data of the same shape.
         trust: see :func:`load`.
         progress: show a progress bar on standard error.
+
+    Raises:
+        InvalidInput: no run, a wrong argument, or data that do not fit.
+        ResourceError: another process holds the run.
     """
-    run = load_run(folder, FUNCTIONS, trust=trust, with_data=True)
-    options = dict(run.config["evaluation"])
-    if num_particles is not None:
-        options["num_particles"] = num_particles
-    ledger = estimate(run, progress=progress, **options)
-    write_ledger(run.folder / LEDGER, ledger)
+    given = {"num_particles": num_particles, "split": split, "num_data": num_data}
+    data_changes = list(data_changes)
+    with _held(folder) as path:
+        run = load_run(path, FUNCTIONS, trust=trust, with_data=True, data_changes=data_changes)
+        options = {**run.config["evaluation"], **{k: v for k, v in given.items() if v is not None}}
+        ledger = estimate(run, progress=progress, **options)
+        if not data_changes and (path / LEDGER).is_file():  # the posterior is that of the same test data
+            old = read_ledger(path / LEDGER)
+            ledger = dataclasses.replace(ledger, reliable=old.reliable, reasons=old.reasons)
+        write_ledger(path / LEDGER, ledger)
     return ledger
+
+
+def diagnose(
+    folder: str | Path, *, num_samples: int = NUM_SAMPLES, num_data: int = NUM_DATA, trust: bool = False
+) -> Diagnosis:
+    """Draws from the guide of a run on test data, writes them as ``posterior.nc`` and judges them.
+
+    The run's ledger, if there is one, takes up the verdict.
+
+    Args:
+        folder: directory of a run.
+        num_samples: draws per datum.
+        num_data: number of test data, from the first on.
+        trust: see :func:`load`.
+
+    Raises:
+        InvalidInput: no run, no draws or no data.
+        IncompatibleModel: the model is implicit or unnormalised.
+        ResourceError: another process holds the run.
+    """
+    with _held(folder) as path:
+        run = load_run(path, FUNCTIONS, trust=trust, with_data=True)
+        diagnosis = draw_posterior(run, num_samples=num_samples, num_data=num_data)
+        if (path / LEDGER).is_file():
+            write_ledger(path / LEDGER, diagnosis.marked(read_ledger(path / LEDGER)))
+    return diagnosis
 
 
 def sample(

@@ -7,6 +7,8 @@ from typing import Literal
 
 import torch
 
+from pyro_dgm.data import Dataset, Split
+from pyro_dgm.errors import InvalidInput
 from pyro_dgm.evaluation.active_units import active_units
 from pyro_dgm.evaluation.ledger import Ledger, Published, versions
 from pyro_dgm.evaluation.likelihood import log_likelihood
@@ -16,6 +18,30 @@ from pyro_dgm.experiment.run import Run
 from pyro_dgm.training import fit
 from pyro_dgm.training.options import check_counts
 from pyro_dgm.training.random_state import forked
+
+
+def evaluated(data: Dataset, *, split: str, num_data: int | None) -> Split:
+    """The part of the data that an evaluation is of.
+
+    Args:
+        data: a data set.
+        split: ``"test"`` or ``"val"``.
+        num_data: only that many data, from the first on; all if None.
+
+    Raises:
+        InvalidInput: fewer than two data, which have no standard error.
+    """
+    check_counts(num_data=num_data)
+    part: Split = getattr(data, split)[:num_data]
+    if len(part) < 2:
+        raise InvalidInput(
+            "too few data for a standard error",
+            where="num_data",
+            value=f"{len(part)} {split} data",
+            expected="at least 2",
+            cure="2 or more, or another split",
+        )
+    return part
 
 
 def estimate(
@@ -38,22 +64,21 @@ def estimate(
         progress: show a progress bar on standard error.
 
     Raises:
-        InvalidInput: no particles or no data.
+        InvalidInput: no particles, or fewer than two data.
         IncompatibleModel: the model has no such numbers: it is implicit or unnormalised.
     """
     start = time.perf_counter()
     program, data = run.program, run.data
     assert data is not None  # of callers here, not of users
-    check_counts(num_data=num_data)
     parameter = next(iter(program.parameters()), torch.zeros(()))
-    part = getattr(data, split)[:num_data].to(parameter.device, parameter.dtype)
+    part = evaluated(data, split=split, num_data=num_data).to(parameter.device, parameter.dtype)
     seed = run.config["training"]["seed"]
     with forked(parameter.device, seed=seed):
         batch = part.batch(torch.arange(len(part), device=parameter.device))
         value = log_likelihood(
             program.model, program.guide, *batch, num_particles=num_particles, progress=progress
         )
-        units = active_units(program.guide, *batch) if len(part) > 1 else {}
+        units = active_units(program.guide, *batch)
     published = run.config.get("published")
     return Ledger(
         config=run.config["run"]["name"],
@@ -83,7 +108,7 @@ def estimate(
 FUNCTIONS: Functions = {
     "training": (
         fit,
-        frozenset(["program_or_step", "callbacks", "out", "progress", *OBJECTS]),
+        frozenset(["program_or_step", "callbacks", "out", "resume", "progress", *OBJECTS]),
     ),
     "evaluation": (estimate, frozenset(["run", "progress"])),
 }

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import suppress
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from pyro import poutine
+from torch import nn
 from torch.distributions import constraints
 
 from pyro_dgm.data import Dataset, Split
 from pyro_dgm.data.checks import require_binary
-from pyro_dgm.errors import Fault, InvalidInput
+from pyro_dgm.errors import Fault, IncompatibleModel, InvalidInput
 from pyro_dgm.evaluation.likelihood import log_likelihood
 from pyro_dgm.experiment.build import naming
 from pyro_dgm.experiment.config import Config
-from pyro_dgm.objectives.player import HasPlayers
+from pyro_dgm.objectives.player import HasPlayers, adam
 from pyro_dgm.program import Program
 from pyro_dgm.training.random_state import forked
-from pyro_dgm.training.steps import require_loss
+from pyro_dgm.training.steps import Players, require_loss
 
 _FEW = 4  # data in the rehearsed batch: enough for a plate, few enough for the largest model
+_TABLE = "Trace Shapes:"  # Pyro's table of all sites, which it adds to errors of a model, fits on no line
 _ROWS = 4096  # data checked at a time
 
 
@@ -45,27 +48,52 @@ def rehearse(objects: Namespace, config: Config) -> None:
         batch = data.train.batch(torch.arange(batch_size))
         _run("program", program.materialize, *batch)
         _check_observations(program, data, batch)
-        pair = (program.model, program.guide)
-        kept = copy.deepcopy(program.state_dict())
-        if not isinstance(objective, HasPlayers):
+        modules = [module for module in (program, objective) if isinstance(module, nn.Module)]
+        kept = [copy.deepcopy(module.state_dict()) for module in modules]
+        if isinstance(objective, HasPlayers):
+            _rehearse_players(objects, batch)
+        else:
+            pair = (program.model, program.guide)
             loss = require_loss(_run("objective", objective, *pair, *batch), "objective")
             _run("objective", loss.backward)
-            program.zero_grad(set_to_none=True)
             with naming(config):
                 _check_optimizer(objects, config)
-        program.load_state_dict(kept)
-        _run("evaluation", log_likelihood, *pair, *batch, num_particles=2)
+            with suppress(IncompatibleModel):  # an objective that trains it needs no density of it
+                _run("evaluation", log_likelihood, *pair, *batch, num_particles=2)
+        for module, state in zip(modules, kept, strict=True):
+            module.zero_grad(set_to_none=True)
+            module.load_state_dict(state)
+
+
+def _rehearse_players(objects: Namespace, batch: tuple[Any, ...]) -> None:
+    """Every player's loss and gradient. What players train may have no density: nothing is evaluated."""
+    if objects.optimizer is not None:
+        raise InvalidInput(
+            "an optimizer beside those of the players",
+            where="optimizer",
+            expected=f"none with {type(objects.objective).__name__}, whose players have their own",
+            cure="the optimizer argument of the objective",
+        )
+    players = _run("objective", objects.objective.players, objects.program)
+    _run("objective", Players, players)  # makes the optimisers, which check their learning rates
+    for player in players:
+        loss = require_loss(_run("objective", player.loss, *batch), player.name)
+        _run("objective", loss.backward, inputs=[p for p in player.parameters if p.requires_grad])
 
 
 def _run(key: str, function: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return function(*args, **kwargs)
-    except (Fault, OSError, MemoryError):
+    except Fault as fault:
+        if _TABLE not in fault.what:
+            raise
+        raise type(fault)(fault.what.partition(_TABLE)[0], where=fault.where) from fault
+    except (OSError, MemoryError):
         raise
     except (
         Exception
     ) as error:  # whatever the user's networks raise; Pyro's warnings too, where they are errors
-        text = str(error).partition("Trace Shapes:")[0]  # Pyro's table of all sites fits on no line
+        text = str(error).partition(_TABLE)[0]
         value = f"{type(error).__name__}: {text}"
         expected = f"a step on {_FEW} data, or on a batch if that is less"
         cure = "another objective, a program that fits the data, or a larger batch_size"
@@ -92,9 +120,8 @@ def _require_binary(split: Split, field: str, part: str) -> None:
 
 
 def _check_optimizer(objects: Namespace, config: Config) -> None:
-    if objects.optimizer is None:
-        return
-    rate = config["optimizer"].get("init_args", {}).get("lr")  # optimizers refuse a bad one without its key
+    given = config.get("optimizer") or {}
+    rate = (given.get("init_args") or {}).get("lr")  # optimizers refuse a bad one without its key
     if rate is not None and not 0 < float(rate) < math.inf:
         raise InvalidInput(
             "bad learning rate",
@@ -103,6 +130,6 @@ def _check_optimizer(objects: Namespace, config: Config) -> None:
             expected="a positive number",
             cure="1e-3",
         )
-    optimizer = objects.optimizer(list(objects.program.parameters()))
+    optimizer = (objects.optimizer or adam)(list(objects.program.parameters()))
     if objects.scheduler is not None:
         objects.scheduler(optimizer)

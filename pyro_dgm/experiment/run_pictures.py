@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -56,6 +58,8 @@ def _means(trace: poutine.Trace) -> Tensor:
 def draw_pictures(run: Run) -> dict[str, Path]:
     """Draws what can be drawn of a run: the training curve, samples, and images beside their reconstructions.
 
+    A picture that is there already is left as it is.
+
     Args:
         run: a run with its data.
 
@@ -64,23 +68,36 @@ def draw_pictures(run: Run) -> dict[str, Path]:
     """
     program, data = run.program, run.data
     assert data is not None  # of callers here, not of users
-    pictures = {"curves": run.folder / "curves.png"}
-    training_curve(run.rows, pictures["curves"])
     parameter = next(iter(program.parameters()), torch.zeros(()))
     is_image = len(data.data_shape) in (2, 3)
-    with forked(parameter.device, seed=run.config["training"]["seed"]):
-        if takes_n(program) and is_image:
-            pictures["samples"] = run.folder / "samples.png"
-            image_grid(draw_samples(program, _NUM_IMAGES, mean=True), pictures["samples"])
-        elif takes_n(program) and len(data.data_shape) == 1 and data.data_shape[0] > 1:
-            pictures["samples"] = run.folder / "samples.png"
-            shown = data.test[:_NUM_POINTS].x
-            scatter(shown, draw_samples(program, _NUM_POINTS), pictures["samples"])
-        part = data.test[:_NUM_PAIRS].to(parameter.device, parameter.dtype)
-        batch = part.batch(torch.arange(len(part), device=parameter.device))
-        guide = poutine.trace(program.guide).get_trace(*batch)
-        if is_image and guide.stochastic_nodes:
-            trace = poutine.trace(poutine.replay(program.model, trace=guide)).get_trace(*batch)
-            pictures["reconstructions"] = run.folder / "reconstructions.png"
-            reconstruction_grid(batch[0].cpu(), _means(trace), pictures["reconstructions"])
+    draw: dict[str, Callable[[Path], None]] = {"curves": partial(training_curve, run.rows)}
+    if takes_n(program) and is_image:
+        draw["samples"] = partial(_draw_images, program)
+    elif takes_n(program) and len(data.data_shape) == 1 and data.data_shape[0] > 1:
+        draw["samples"] = partial(_draw_cloud, program, data.test[:_NUM_POINTS].x)
+    part = data.test[:_NUM_PAIRS].to(parameter.device, parameter.dtype)
+    batch = part.batch(torch.arange(len(part), device=parameter.device))
+    with forked(parameter.device):
+        has_latents = bool(poutine.trace(program.guide).get_trace(*batch).stochastic_nodes)
+    if is_image and has_latents:
+        draw["reconstructions"] = partial(_draw_reconstructions, program, batch)
+    pictures = {name: run.folder / f"{name}.png" for name in draw}
+    for name, path in pictures.items():
+        if not path.exists():
+            with forked(parameter.device, seed=run.config["training"]["seed"]):
+                draw[name](path)
     return pictures
+
+
+def _draw_images(program: Program, path: Path) -> None:
+    image_grid(draw_samples(program, _NUM_IMAGES, mean=True), path)
+
+
+def _draw_cloud(program: Program, shown: Tensor, path: Path) -> None:
+    scatter(shown, draw_samples(program, _NUM_POINTS), path)
+
+
+def _draw_reconstructions(program: Program, batch: tuple[Tensor, ...], path: Path) -> None:
+    guide = poutine.trace(program.guide).get_trace(*batch)
+    trace = poutine.trace(poutine.replay(program.model, trace=guide)).get_trace(*batch)
+    reconstruction_grid(batch[0].cpu(), _means(trace), path)

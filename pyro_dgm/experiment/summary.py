@@ -1,9 +1,11 @@
-"""The table that ends a run."""
+"""The tables that end a command."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -11,6 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pyro_dgm.evaluation.ledger import Ledger
+from pyro_dgm.experiment.comparison import Compared, Comparison
+from pyro_dgm.experiment.posterior import Diagnosis
+from pyro_dgm.experiment.repetition import Repetition
+
+_WIDE = 1000
+_NAMES = {"elbo": "ELBO, nats", "log_likelihood": "log p(x), nats", "bits_per_dim": "bits/dim"}
 
 
 def rows(ledger: Ledger) -> list[tuple[str, str, str]]:
@@ -19,36 +27,166 @@ def rows(ledger: Ledger) -> list[tuple[str, str, str]]:
     Args:
         ledger: of a run that is done.
     """
-    units = ", ".join(f"{name}: {count}" for name, count in (ledger.active_units or {}).items())
     return [
-        (f"{ledger.split} ELBO", f"{ledger.elbo:.3f} ± {ledger.elbo_standard_error:.3f}", ""),
+        (f"{ledger.split} ELBO", _with_error(ledger.elbo, ledger.elbo_standard_error), ""),
         (
             f"{ledger.split} log p(x), {ledger.num_particles} particles",
-            f"{ledger.log_likelihood:.3f} ± {ledger.standard_error:.3f}",
+            _with_error(ledger.log_likelihood, ledger.standard_error),
             f"{ledger.bits_per_dim:.4f}",
         ),
-        ("active units", units or "-", ""),
+        ("active units", _units(ledger), ""),
         ("parameters", f"{ledger.num_parameters:,}", ""),
-        ("training, evaluation", f"{ledger.training_seconds:.0f} s, {ledger.evaluation_seconds:.0f} s", ""),
+        ("training, evaluation", f"{_seconds(ledger)}, {ledger.evaluation_seconds:.0f} s", ""),
     ]
 
 
-def print_summary(ledger: Ledger, folder: Path, pictures: Mapping[str, Path]) -> None:
+def print_summary(ledger: Ledger | None, folder: Path, files: Mapping[str, Path]) -> None:
     """Prints the table of a result, and below it where everything lies.
 
     Args:
-        ledger: of a run that is done.
+        ledger: of a run that is done; None where the model has no such numbers.
         folder: the run.
-        pictures: path by name.
+        files: path by name.
     """
-    title = f"{ledger.config}: {ledger.data_set}, {ledger.split_size} {ledger.split} data"
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
-    table.add_column("")
-    table.add_column("nats per datum (± s.e.)", justify="right")
-    table.add_column("bits/dim", justify="right")
-    for row in rows(ledger):
-        table.add_row(*(Text(cell) for cell in row))
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
-    for name, path in {"run": folder, **pictures}.items():
+    console = _console()
+    if ledger is not None:
+        title = f"{ledger.config}: {ledger.data_set}, {ledger.split_size} {ledger.split} data"
+        console.print(_table(title, ("", "nats per datum (± s.e. over data)", "bits/dim"), rows(ledger)))
+        _print_reasons(console, ledger.reliable, ledger.reasons or ())
+    for name, path in {"run": folder, **files}.items():
         console.print(Text(f"  {name:16}{path}"))
+
+
+def print_repetition(found: Repetition) -> None:
+    """Prints what the seeds gave, beside the error of another kind that each ledger has.
+
+    Args:
+        found: runs that differ in their seeds.
+    """
+    errors = {"elbo": "elbo_standard_error", "log_likelihood": "standard_error"}
+    cells = []
+    for name, numbers in found.summary.items():
+        over_data = [getattr(ledger, errors[name]) for ledger in found.ledgers] if name in errors else []
+        mean_error = f"{sum(over_data) / len(over_data):.3f}" if over_data else "-"
+        digits = 4 if name == "bits_per_dim" else 3
+        over_seeds = [
+            "-" if value is None else f"{value:.{digits}f}"
+            for value in (numbers["mean"], numbers["standard_deviation"], numbers["standard_error_of_mean"])
+        ]
+        cells.append((_NAMES[name], *over_seeds, mean_error))
+    columns = ("", "mean over seeds", "s.d. over seeds", "s.e. of that mean", "s.e. over data, in one run")
+    console = _console()
+    seeds = ", ".join(str(seed) for seed in found.runs)
+    console.print(_table(f"{found.folder.name}: seeds {seeds}", columns, cells))
+    for ledger, run in zip(found.ledgers, found.runs.values(), strict=False):
+        console.print(Text(f"  {run}  {_verdict(ledger.reliable)}"))
+
+
+def print_diagnosis(found: Diagnosis) -> None:
+    """Prints the posterior's first elements, the weights' k-hat and effective sample size, and the verdict.
+
+    Args:
+        found: draws from the guide of a run.
+    """
+    console = _console()
+    facts = found.as_dict()
+    cells = [
+        (row["name"], *(_number(row.get(key)) for key in ("mean", "sd", "hdi_3%", "hdi_97%")))
+        for row in facts["variables"]
+    ]
+    if cells:
+        columns = ("posterior", "mean", "s.d.", "hdi 3%", "hdi 97%")
+        console.print(_table(f"{found.reliability.num_draws} draws from the guide", columns, cells))
+    weights = [
+        ("k-hat", *(_number(facts["k_hat"][name]) for name in ("least", "median", "largest"))),
+        ("effective sample size", *(_number(facts["ess"][name]) for name in ("least", "median", "largest"))),
+    ]
+    console.print(_table("importance weights, over the data", ("", "least", "median", "largest"), weights))
+    _print_reasons(console, found.reliability.reliable, found.reliability.reasons)
+    console.print(Text(f"  {'posterior':16}{found.path}"))
+
+
+def print_comparison(found: Comparison) -> None:
+    """Prints runs side by side, and the keys in which they differ.
+
+    Args:
+        found: two or more runs.
+    """
+    lines = {
+        "data": lambda run: f"{run.ledger.data_set}, {run.ledger.split_size} {run.ledger.split}",
+        "estimator": lambda run: run.ledger.estimator,
+        "ELBO ± s.e.": lambda run: _with_error(run.ledger.elbo, run.ledger.elbo_standard_error),
+        "log p(x) ± s.e.": lambda run: _with_error(run.ledger.log_likelihood, run.ledger.standard_error),
+        "bits/dim": lambda run: f"{run.ledger.bits_per_dim:.4f}",
+        "difference ± s.e.": _difference,
+        "active units": lambda run: _units(run.ledger),
+        "parameters": lambda run: f"{run.ledger.num_parameters:,}",
+        "training": lambda run: _seconds(run.ledger),
+        "reliable": lambda run: _verdict(run.ledger.reliable),
+    }
+    cells = [(name, *(str(line(run)) for run in found.runs)) for name, line in lines.items()]
+    names = [str(run.folder) for run in found.runs]
+    console = _console()
+    console.print(_table("nats per datum; higher is better", ("", *names), cells))
+    console.print(Text("difference: of log p(x) to the first run, its s.e. combined as of unpaired data"))
+    config = [(key, *(_shown(value) for value in values)) for key, values in found.config.items()]
+    if config:
+        console.print(_table("config", ("key", *names), config))
+    else:
+        console.print(Text("the configs do not differ"))
+
+
+def _difference(run: Compared) -> str:
+    if run.incomparable:
+        return f"not comparable: {run.incomparable}"
+    return _with_error(run.difference, run.difference_standard_error, sign="+")
+
+
+def _print_reasons(console: Console, reliable: bool | None, reasons: Iterable[str]) -> None:
+    if reliable is True:
+        console.print(Text("  reliable: yes"))
+    for reason in reasons:
+        console.print(Text(f"  reliable: no, because {reason}"))
+
+
+def _table(title: str, columns: tuple[str, ...], cells: Iterable[tuple[str, ...]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(Text(column), justify="right" if index else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # as it is: rich would end the process with code 1
+
+
+def _console() -> Console:
+    # What is read by another program keeps a row on a line.
+    return _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
+
+
+def _with_error(value: float | None, error: float | None, *, sign: str = "") -> str:
+    return "-" if value is None or error is None else f"{value:{sign}.3f} ± {error:.3f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _units(ledger: Ledger) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in (ledger.active_units or {}).items()) or "-"
+
+
+def _seconds(ledger: Ledger) -> str:
+    return "-" if ledger.training_seconds is None else f"{ledger.training_seconds:.0f} s"
+
+
+def _verdict(reliable: bool | None) -> str:
+    return {True: "yes", False: "no", None: "not checked"}[reliable]
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else str(value)

@@ -43,10 +43,11 @@ def used_files(folder: Path) -> dict[str, str]:
     """sha256 of each file of a folder that was imported from it, by relative path."""
     folder = folder.resolve()
     found = {}
+    main = sys.modules.get("__main__")  # it has other names too: that of multiprocessing, for one
     for name, module in list(sys.modules.items()):
         path = Path(getattr(module, "__file__", None) or "/")
         inside = path.suffix == ".py" and path.is_relative_to(folder) and "site-packages" not in path.parts
-        if inside and name.partition(".")[0] not in TRUSTED and name != "__main__":
+        if inside and name.partition(".")[0] not in TRUSTED and module is not main:
             found[path.relative_to(folder).as_posix()] = _sha256(path)
     return dict(sorted(found.items()))
 
@@ -58,18 +59,28 @@ def keep_files(files: Iterable[str], *, source: Path, target: Path) -> None:
         shutil.copyfile(source / file, target / file)
 
 
+def changed_files(files: Mapping[str, str], folder: Path) -> list[Path]:
+    """Those files that are not there with their recorded hash.
+
+    Args:
+        files: sha256 by relative path.
+        folder: what the paths are relative to.
+    """
+    paths = {folder / file: expected for file, expected in files.items()}
+    return [path for path, expected in paths.items() if not path.is_file() or _sha256(path) != expected]
+
+
 def check_files(files: Mapping[str, str], folder: Path) -> None:
     """Compares files with their recorded hashes.
 
     Raises:
         IntegrityError: a file is missing or has changed.
     """
-    for file, expected in files.items():
-        path = folder / file
+    for path in changed_files(files, folder)[:1]:
         found = _sha256(path) if path.is_file() else "no such file"
-        if found != expected:
-            cure = "the file as it was when the run was trained"
-            raise IntegrityError("another file", where=str(path), value=found, expected=expected, cure=cure)
+        expected = files[path.relative_to(folder).as_posix()]
+        cure = "the file as it was when the run was trained"
+        raise IntegrityError("another file", where=str(path), value=found, expected=expected, cure=cure)
 
 
 def _sha256(path: Path) -> str:

@@ -44,6 +44,7 @@ def fault(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """Calls the command line; gives its exit code and the one line on standard error."""
 
     def call(*argv: object) -> tuple[int, str]:
+        capsys.readouterr()  # of calls before
         code = main([str(argument) for argument in argv])
         out, err = capsys.readouterr()
         lines = [line for line in err.splitlines() if line]

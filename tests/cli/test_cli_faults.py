@@ -48,6 +48,10 @@ FAULTS: dict[str, tuple[list[str], str]] = {
     ),
     "no particles to evaluate": (["--evaluation.num_particles=0"], "evaluation.num_particles: 0"),
     "no data to evaluate": (["--evaluation.num_data=0"], "evaluation.num_data: 0"),
+    "too few data to evaluate": (
+        ["--evaluation.num_data=1"],
+        "too few data for a standard error in evaluation.num_data: 1 test data; expected at least 2",
+    ),
     "a seed that is none": (["--training.seed=-1"], "training.seed: -1"),
     "no dimensions": (
         ["--program.latent_dim=0"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from pyro_dgm.atomic import replacing
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.evaluation import ledger as ledger_module
 from pyro_dgm.evaluation.ledger import Ledger, Published, read_ledger, versions, write_ledger
 
 DONE = Ledger(
@@ -35,6 +37,8 @@ DONE = Ledger(
     training_seconds=1.0,
     evaluation_seconds=2.0,
     versions=versions(),
+    reliable=False,
+    reasons=["k-hat"],
 )
 
 
@@ -43,6 +47,43 @@ def test_a_ledger_is_read_as_it_was_written(tmp_path: Path) -> None:
     for ledger in (DONE, promise):
         write_ledger(tmp_path / "ledger.json", ledger)
         assert read_ledger(tmp_path / "ledger.json") == ledger
+
+
+def test_a_ledger_from_before_there_were_verdicts_is_read(tmp_path: Path) -> None:
+    plain = dataclasses.asdict(dataclasses.replace(DONE, reliable=None, reasons=None))
+    kept = {name: value for name, value in plain.items() if value is not None}
+    (tmp_path / "ledger.json").write_text(json.dumps(kept))
+    assert read_ledger(tmp_path / "ledger.json") == dataclasses.replace(DONE, reliable=None, reasons=None)
+
+
+def test_the_commit_is_that_of_the_checkout_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commit() -> str | None:
+        ledger_module._commit.cache_clear()
+        return versions().get("commit")
+
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    package = tmp_path / "pyro_dgm" / "evaluation"
+    package.mkdir(parents=True)
+    (package / "ledger.py").touch()
+    monkeypatch.setattr(ledger_module, "__file__", str(package / "ledger.py"))
+    assert commit() is None
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    clean = commit()
+    assert clean is not None and head.startswith(clean)
+    (package / "ledger.py").write_text("changed")
+    assert commit() == f"{clean}-dirty"
+    # An installed package that merely lies within some checkout, and a machine without git.
+    (tmp_path / "installed").mkdir()
+    monkeypatch.setattr(ledger_module, "__file__", str(tmp_path / "installed/pyro_dgm/evaluation/ledger.py"))
+    assert commit() is None
+    monkeypatch.setattr(ledger_module, "__file__", str(package / "ledger.py"))
+    monkeypatch.setenv("PATH", "")
+    assert commit() is None
+    ledger_module._commit.cache_clear()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -65,6 +106,9 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "units that are not counted": ({"active_units": {"z": "all"}}, "wrong field.*active_units"),
     "half a publication": ({"published": {"nats": 1.0}}, "wrong field.*published"),
     "a newer schema": ({"schema": 99}, "unknown schema"),
+    "a verdict that is a number": ({"reliable": 1}, "wrong field.*reliable"),
+    "reasons that are one text": ({"reasons": "k-hat"}, "wrong field.*reasons"),
+    "a reason that is no text": ({"reasons": ["k-hat", 1]}, "wrong field.*reasons"),
     "a promise without hours": ({"status": "not yet run"}, "missing field.*estimated_hours"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from pyro_dgm import experiment
 from pyro_dgm.cli import main
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.experiment.user_files import used_files
 
 Fault = Callable[..., tuple[int, str]]
 
@@ -93,6 +95,18 @@ def test_a_users_own_class_is_recorded_and_runs_again_only_when_trusted(
     (run / "sources" / "helper_of_switch.py").write_text(HELPER + "\n")
     code, line = fault("sample", run, "--trust")
     assert code == 3 and "helper_of_switch.py" in line
+
+
+def test_the_script_that_trains_is_no_part_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, own = (types.ModuleType(name) for name in ("script", "own"))
+    for module in (script, own):
+        (tmp_path / f"{module.__name__}.py").touch()
+        module.__file__ = str(tmp_path / f"{module.__name__}.py")
+    for name, module in {"__main__": script, "__mp_main__": script, "own": own}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    assert "script.py" not in used_files(tmp_path) and "own.py" in used_files(tmp_path)
 
 
 def test_a_run_that_names_foreign_code_is_not_loaded(
