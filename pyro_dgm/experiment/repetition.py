@@ -93,7 +93,8 @@ def repeat(
         progress: show progress on standard error.
 
     Raises:
-        Fault: see :func:`~pyro_dgm.experiment.train`.
+        InvalidInput: no run at all, seeds out of range, several processes, or a run where several shall be.
+        Fault: of a run; see :func:`~pyro_dgm.experiment.train`.
     """
     path, changes = Path(config_path), list(changes)
     if not is_main_process():

@@ -65,9 +65,7 @@ class FolderLock:
 
     def __exit__(self, *error: object) -> None:
         if self._lock.lock_counter == 1:
-            with contextlib.suppress(
-                OSError
-            ):  # the folder may have gone; the lock is the file that is held open
+            with contextlib.suppress(OSError):  # the folder may have gone
                 (self.folder / OWNER).unlink()
         self._lock.release()
 

@@ -16,7 +16,9 @@ COMMAND = [sys.executable, "-m", "pyro_dgm.cli"]
 
 def run(shell: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     values = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(["bash", "-c", shell], cwd=ROOT, env=values, capture_output=True, check=False)
+    return subprocess.run(
+        ["bash", "-c", shell], cwd=ROOT, env=values, capture_output=True, check=False, timeout=100
+    )
 
 
 def test_a_reader_that_goes_away_brings_no_traceback() -> None:
@@ -39,7 +41,9 @@ def test_an_error_needs_neither_letters_nor_streams(redirection: str) -> None:
 @pytest.mark.slow
 def test_two_processes_train_one_run_and_one_of_them_speaks(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    module = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2 --master-port 0"
+    module = (
+        f"{sys.executable} -m torch.distributed.run --standalone --local-addr 127.0.0.1 --nproc-per-node 2"
+    )
     command = f"{module} -m pyro_dgm.cli train {tiny} --out {out} --training.device=cpu --json"
     first = run(command)
     assert first.returncode == 0, first.stderr

@@ -415,13 +415,13 @@ def changed(plain: Any, path: tuple[Any, ...], value: Any) -> Any:
 def attempts(run: Path) -> list[tuple[tuple[Any, ...], Any]]:
     plain = json.loads((newest(run) / STATE).read_bytes())
     tried = [(path, value) for path in leaves(plain) for value in HOSTILE]
-    # What an optimiser keeps of a parameter, and which of its rules exclude each other, is its own affair: there a
-    # forgery fails in the first step, with an error of torch.
+    # What an optimiser keeps of a parameter, which of its rules exclude each other and what a schedule counts is
+    # their own affair: there a forgery fails in the first step or epoch, with an error of torch.
     state, groups = (("optimizer", "program", name) for name in ("state", "param_groups"))
     return [
         (path, value)
         for path, value in tried
-        if path[:3] != state and (path[:3] != groups or value is not True)
+        if path[0] != "scheduler" and path[:3] != state and (path[:3] != groups or value is not True)
     ]
 
 

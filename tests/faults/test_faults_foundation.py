@@ -194,7 +194,14 @@ def test_row_14_bad_counts(place: Place, change: str) -> None:
 @pytest.mark.parametrize("rate", [-1.0, 0.0, math.nan, math.inf])
 def test_row_14_bad_learning_rates_in_python(rate: float) -> None:
     with pytest.raises(InvalidInput, match="learning rate"):
-        fit(PPCA(3, 1), ELBO(), Arrays(REAL), epochs=1, optimizer=lambda p: torch.optim.Adam(p, lr=rate))
+        fit(
+            PPCA(3, 1),
+            ELBO(),
+            Arrays(REAL),
+            epochs=1,
+            batch_size=8,
+            optimizer=lambda p: torch.optim.Adam(p, lr=rate),
+        )
     with pytest.raises(InvalidInput, match="epochs: -1"):
         fit(PPCA(3, 1), ELBO(), Arrays(REAL), epochs=-1)
 
