@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import pyro
 import torch
@@ -104,6 +104,8 @@ class Loop:
                     self._train_epoch()
                 self._end_epoch(state)
             self._finish()
+        if self.interruption.signal:  # it came after the last save, which has everything
+            self._leave(self.interruption.signal, "the run was at its end and is saved")
         return self.history
 
     @property
@@ -224,8 +226,11 @@ class Loop:
             path = self.folder.save(parts, self.best, step=self.count, restored=self.restore_best)
             kept = f"everything is saved in {path}"
         if interrupted:
-            name = signal.Signals(interrupted).name
-            raise Interrupted(f"interrupted by {name} after step {self.count}; {kept}", signal=interrupted)
+            self._leave(interrupted, kept)
+
+    def _leave(self, number: int, kept: str) -> NoReturn:
+        name = signal.Signals(number).name
+        raise Interrupted(f"interrupted by {name} after step {self.count}; {kept}", signal=number)
 
     def _finish(self) -> None:
         if self.restore_best and self.best.states:

@@ -404,6 +404,19 @@ def test_a_signal_between_epochs_saves_too(tmp_path):
     assert train(Autoencoder(), ELBO(), tmp_path, resume=True).rows[-1]["epoch"] == 8
 
 
+def test_a_signal_after_the_last_save_is_not_swallowed(tmp_path):
+    class Late(At):
+        def on_epoch(self, state):
+            pass
+
+        def on_end(self, state):
+            os.kill(os.getpid(), self.number)
+
+    with pytest.raises(Interrupted, match="SIGTERM after step 48; the run was at its end and is saved"):
+        train(Autoencoder(), ELBO(), tmp_path, callbacks=[Late()])
+    assert len(train(Autoencoder(), ELBO(), tmp_path, resume=True).rows) == 8
+
+
 def test_one_process_a_run(tmp_path):
     program = Autoencoder()
     child = os.fork()
