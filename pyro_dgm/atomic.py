@@ -31,17 +31,21 @@ def replacing(path: Path) -> Iterator[Path]:
         ('1 2 3', 1)
         >>> folder.cleanup()
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
-    os.close(handle)
     try:
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp lets nobody else read
-        yield Path(name)
-        _sync(name, os.O_RDWR)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+        os.close(handle)
+        try:
+            os.chmod(name, 0o666 & ~_umask())  # mkstemp lets nobody else read
+            yield Path(name)
+            _sync(name, os.O_RDWR)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync(path.parent, os.O_RDONLY)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # no temporary one; of a full disk it names none
         raise
-    _sync(path.parent, os.O_RDONLY)
 
 
 def write_text(path: Path, text: str) -> None:

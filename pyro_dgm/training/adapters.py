@@ -11,9 +11,9 @@ from pyro import poutine
 from pyro.infer import SVI
 from pyro.infer.util import zero_grads
 
-from pyro_dgm.errors import NonFiniteError
+from pyro_dgm.errors import InvalidInput, NonFiniteError
 from pyro_dgm.training.random_state import restore, snapshot
-from pyro_dgm.training.steps import Players, Step
+from pyro_dgm.training.steps import Step, require_finite
 
 
 @runtime_checkable
@@ -23,6 +23,7 @@ class Evaluates(Protocol):
     def evaluate_loss(self, *batch: Any) -> float: ...
 
 
+@runtime_checkable
 class CheckedStep(Protocol):
     """What the loop of ``fit`` drives: per-datum losses by name, refused before the update where possible."""
 
@@ -67,7 +68,9 @@ class CheckedSVI:
         norm = float(torch.nn.utils.get_total_norm(gradients)) / num_data
         losses = _per_datum(result, num_data)
         try:
-            _refuse({**losses, "gradient": norm}, self.count, self.max_loss, moved=False)
+            where = f"step {self.count + 1}"
+            require_finite(losses, where=where, max_loss=self.max_loss)
+            require_finite({"gradient": norm}, where=where)
         except NonFiniteError:
             zero_grads(parameters)
             restore(before)
@@ -98,7 +101,8 @@ class CheckedAfterwards:
 
     def step(self, *batch: Any) -> dict[str, float]:
         losses = _per_datum(self.inner.step(*batch), len(batch[0]) if batch else 1)
-        _refuse(losses, self.count, self.max_loss, moved=True)
+        where = f"step {self.count + 1} (its update was already applied)"
+        require_finite(losses, where=where, max_loss=self.max_loss)
         self.count += 1
         return losses
 
@@ -111,14 +115,24 @@ def checked(step: Step, *, max_loss: float | None = None) -> CheckedStep:
 
     Args:
         step: Pyro's ``SVI``, :class:`Players` or anything with ``.step(*batch)``.
-        max_loss: see :class:`Players`, which keep their own.
+        max_loss: see :class:`Players`, which have their own.
+
+    Raises:
+        InvalidInput: ``max_loss`` for a step that checks its losses itself.
     """
+    if isinstance(step, CheckedStep):
+        if max_loss is not None:
+            raise InvalidInput(
+                "max_loss beside the step's own",
+                where="max_loss",
+                value=max_loss,
+                cure=f"{type(step).__name__}(..., max_loss=...)",
+            )
+        return step
     limit = math.inf if max_loss is None else max_loss
     # A subclass of SVI may have a step of its own, which must not be bypassed.
     if type(step) is SVI:
         return CheckedSVI(step, max_loss=limit)
-    if isinstance(step, Players):
-        return step
     return CheckedAfterwards(step, max_loss=limit)
 
 
@@ -129,16 +143,3 @@ def _per_datum(result: Any, num_data: int) -> dict[str, float]:
     values = torch.as_tensor(result, dtype=torch.float64).flatten().tolist()
     names = ["loss"] if len(values) == 1 else [f"{i}" for i in range(len(values))]
     return {name: value / num_data for name, value in zip(names, values, strict=True)}
-
-
-def _refuse(values: dict[str, float], count: int, max_loss: float, *, moved: bool) -> None:
-    for name, value in values.items():
-        if math.isfinite(value) and (name == "gradient" or value <= max_loss):
-            continue
-        raise NonFiniteError(
-            "loss above max_loss" if math.isfinite(value) else f"non-finite {name}",
-            where=f"step {count + 1}" + (" (its update was already applied)" if moved else ""),
-            value=value,
-            expected="a finite number, the loss up to max_loss",
-            cure="a lower learning rate, or a look at these data",
-        )

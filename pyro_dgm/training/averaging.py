@@ -24,7 +24,7 @@ class WeightAverage:
         decay: d, in (0, 1); 0.999 averages over about the last thousand steps.
 
     Raises:
-        InvalidInput: a decay outside (0, 1).
+        InvalidInput: a decay outside (0, 1), or no parameters.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor(0.0))
@@ -47,6 +47,10 @@ class WeightAverage:
         self.decay = decay
         self.count = 0
         self._live = dict(parameters)
+        if not self._live:
+            raise InvalidInput(
+                "nothing to average", where="ema", expected="a program with parameters", cure="ema=None"
+            )
         self.values = {name: p.detach().clone() for name, p in self._live.items()}
         # Lists made once: the update runs after every step.
         self._pairs = [p.detach() for p in self._live.values()], list(self.values.values())

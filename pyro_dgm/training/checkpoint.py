@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from pyro_dgm.errors import IntegrityError, InvalidInput
 from pyro_dgm.training.checkpoint_files import (
     BEST,
     CHECKPOINTS,
-    MANIFEST,
     STATE,
     TENSORS,
     current,
@@ -23,16 +23,8 @@ from pyro_dgm.training.checkpoint_files import (
     saved,
     write,
 )
-from pyro_dgm.training.tree import flatten, unflatten
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """Module, optimiser, schedule or anything else that can give its state and take it back."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+from pyro_dgm.training.manifest import MANIFEST, damaged
+from pyro_dgm.training.tree import Stateful, flatten, states_of, unflatten
 
 
 def save_checkpoint(folder: str | Path, parts: Mapping[str, Any]) -> None:
@@ -78,7 +70,8 @@ def load_checkpoint(folder: str | Path, parts: Mapping[str, Any]) -> dict[str, A
             the parts given.
         InvalidInput: the folder is no checkpoint.
     """
-    return load_tree(read_tree(folder), parts)
+    with _at(folder):
+        return load_tree(read_tree(folder), parts)
 
 
 def read_tree(folder: str | Path) -> dict[str, Any]:
@@ -89,9 +82,9 @@ def read_tree(folder: str | Path) -> dict[str, Any]:
         tree = unflatten(plain, tensors)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         value = f"{type(error).__name__}: {error}"
-        raise IntegrityError("damaged checkpoint", where=str(folder), value=value) from error
+        raise damaged(Path(folder), value=value) from error
     if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
-        raise IntegrityError("damaged checkpoint", where=str(folder), expected="named parts")
+        raise damaged(Path(folder), expected="named parts")
     return tree
 
 
@@ -101,21 +94,6 @@ def load_tree(tree: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, An
     for name, part in parts.items():
         _load(name, part, tree[name])
     return {name: value for name, value in tree.items() if name not in parts}
-
-
-def states_of(part: Any) -> Any:
-    """A tree in which whatever has a state is replaced by it.
-
-    Args:
-        part: what has ``state_dict``; dicts and lists of such; tensors; plain data.
-    """
-    if isinstance(part, Stateful):
-        return states_of(part.state_dict())
-    if isinstance(part, Mapping):
-        return {name: states_of(value) for name, value in part.items()}
-    if isinstance(part, (list, tuple)):
-        return type(part)(states_of(value) for value in part)
-    return part
 
 
 def load_weights(program: nn.Module, path: str | Path) -> None:
@@ -141,9 +119,10 @@ def load_weights(program: nn.Module, path: str | Path) -> None:
     weights = {}
     for part in ("program", "ema"):
         if not isinstance(tree.get(part, {}), Mapping):
-            raise IntegrityError("damaged checkpoint", where=str(folder), expected=f"tensors in {part}")
+            raise damaged(folder, expected=f"tensors in {part}")
         weights.update(tree.get(part, {}))
-    _load("program", program, weights)
+    with _at(folder):
+        _load("program", program, weights)
 
 
 def best_of(folder: Path, tree: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -170,9 +149,7 @@ def best_of(folder: Path, tree: Mapping[str, Any]) -> Mapping[str, Any]:
         and (best["folder"] is None or (is_name(BEST, best["folder"]) and best["loss"] is not None))
     ):
         return best
-    raise IntegrityError(
-        "damaged checkpoint", where=str(folder), expected="the name of a folder of best weights beside it"
-    )
+    raise damaged(folder, expected="the name of a folder of best weights beside it")
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -193,6 +170,19 @@ def find_checkpoint(path: str | Path) -> Path:
             "no checkpoint", where=str(path), expected=f"{MANIFEST} there, or folders in {CHECKPOINTS}/"
         )
     return folders[0]
+
+
+@contextlib.contextmanager
+def _at(folder: str | Path) -> Iterator[None]:
+    """Block whose faults name the checkpoint."""
+    try:
+        yield
+    except IntegrityError as fault:
+        if fault.where:
+            raise
+        raise IntegrityError(
+            fault.what, where=str(folder), value=fault.value, expected=fault.expected, cure=fault.cure
+        ) from fault
 
 
 def _load(name: str, part: Any, state: Any) -> None:

@@ -13,7 +13,6 @@ import torch
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.player import OptimizerFactory, adam
 from pyro_dgm.training.batches import Batches, splits_of
-from pyro_dgm.training.best import BestWeights
 from pyro_dgm.training.callbacks import Callback
 from pyro_dgm.training.checkpoint_files import saved
 from pyro_dgm.training.distributed import joined
@@ -23,17 +22,14 @@ from pyro_dgm.training.metrics import History
 from pyro_dgm.training.options import (
     Device,
     Precision,
-    check_counts,
-    check_length,
-    check_not_negative,
-    check_positive,
-    check_seed,
+    check_training,
     refuse_without_program,
     resolve_device,
     resolve_dtype,
 )
-from pyro_dgm.training.resumption import resume as go_on
+from pyro_dgm.training.resumption import go_on, require_saved
 from pyro_dgm.training.run_folder import RunFolder
+from pyro_dgm.training.validation import BestWeights
 
 
 def fit(
@@ -127,30 +123,29 @@ def fit(
         ResourceError: no memory, ``out`` cannot be written, or another process writes it.
 
     Example:
-        >>> import torch
-        >>> from pyro_dgm.objectives import ELBO
+        >>> import numpy as np
+        >>> from pyro_dgm.data import Arrays
         >>> from pyro_dgm.models import PPCA
-        >>> class Rows:  # any part of a data set: pyro_dgm.data has ready ones
-        ...     def __init__(self, x):
-        ...         self.x = x
-        ...     def __len__(self):
-        ...         return len(self.x)
-        ...     def __getitem__(self, part):
-        ...         return Rows(self.x[part])
-        ...     def to(self, device, dtype):
-        ...         return Rows(self.x.to(device, dtype))
-        ...     def batch(self, index):
-        ...         return (self.x[index],)
+        >>> from pyro_dgm.objectives import ELBO
+        >>> data = Arrays(np.random.default_rng(0).normal(size=(320, 3)))  # 256 of them for training
         >>> ppca = PPCA(data_dim=3, latent_dim=1)
-        >>> history = fit(ppca, ELBO(), Rows(torch.randn(256, 3)), epochs=20, progress=False)
+        >>> history = fit(ppca, ELBO(), data, epochs=20, progress=False)
         >>> history.rows[-1]["step"], history.rows[-1]["loss"] < history.rows[0]["loss"]
         (40, True)
     """
-    check_length(epochs, steps)
-    check_counts(batch_size=batch_size, validate_every=validate_every, early_stopping=early_stopping)
-    check_positive(clip_norm=clip_norm, max_loss=max_loss)
-    check_not_negative(checkpoint_seconds=checkpoint_seconds)
-    check_seed(seed)
+    check_training(
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        validate_every=validate_every,
+        early_stopping=early_stopping,
+        clip_norm=clip_norm,
+        max_loss=max_loss,
+        checkpoint_seconds=checkpoint_seconds,
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
     if resume and out is None:
         raise InvalidInput("nothing to resume", where="out", expected="the folder of a run", cure="out=...")
     dtype = resolve_dtype(precision)
@@ -206,14 +201,14 @@ def fit(
             )
         folder = None
         if out is not None:
+            require_saved(learner)
             folder = stack.enter_context(
                 RunFolder(out, seconds=checkpoint_seconds, resume=resume, processes=processes)
             )
         if not processes.is_main:
             callbacks = ()
-            pyro.set_rng_seed(
-                processes.seed_of(seed)
-            )  # the first weights are made: noise differs from here on
+            # The first weights are made: noise differs from here on.
+            pyro.set_rng_seed(processes.seed_of(seed))
         lengths = [n for n in (steps, None if epochs is None else epochs * len(batches)) if n is not None]
         loop = Loop(
             learner=learner,
@@ -223,7 +218,6 @@ def fit(
             validate_every=validate_every,
             seed=seed,
             best=BestWeights(learner.modules, patience=early_stopping),
-            restore_best=early_stopping is not None,
             callbacks=callbacks,
             folder=folder,
             show_progress=progress and processes.is_main,

@@ -39,9 +39,9 @@ class Interruption:
         return self
 
     def __exit__(self, *error: object) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = self.signal or number
-        signal.signal(number, self._before.pop(number))
+        signal.signal(number, self._before[number])

@@ -197,12 +197,14 @@ def learner_of_program(
         batch_size=None if batches.split is None else batches.batch_size,
         modules=modules,
     )
+    # Tied parameters under each of their names, as in state_dict: load_weights replaces all of these.
+    named = program.named_parameters(remove_duplicate=False)
     return Learner(
         step=step,
         pair=(model, guide),
         program=program,
         objective=objective,
-        average=None if ema is None else WeightAverage(program.named_parameters(), decay=ema),
+        average=None if ema is None else WeightAverage(named, decay=ema),
         schedulers=[scheduler(each) for each in step.optimizers.values()] if scheduler else [],
         main=players[0].name,
     )

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pyro_dgm.atomic import write_text
 from pyro_dgm.errors import ResourceError
 
 LOCK, OWNER = ".lock", ".owner.json"
@@ -56,10 +55,11 @@ class FolderLock:
             raise _unwritable(self.folder, error) from error
         try:
             if self._lock.lock_counter == 1:
+                # Not by way of a temporary file, which a kill would leave: a torn note only names nobody.
                 owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-                write_text(self.folder / OWNER, json.dumps(owner) + "\n")
+                (self.folder / OWNER).write_text(json.dumps(owner) + "\n", encoding="utf-8")
         except OSError as error:
-            self._lock.release()
+            self.__exit__()
             raise _unwritable(self.folder, error) from error
         return self
 

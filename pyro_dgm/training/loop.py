@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 import warnings
@@ -16,17 +17,16 @@ from torch import Tensor
 
 from pyro_dgm.errors import Interrupted, NonFiniteError, ResourceError
 from pyro_dgm.training.batches import Batches, Split
-from pyro_dgm.training.best import BestWeights
 from pyro_dgm.training.callbacks import Callback, TrainingState
-from pyro_dgm.training.explanation import explained
 from pyro_dgm.training.interruption import Interruption
 from pyro_dgm.training.learner import Learner
-from pyro_dgm.training.metrics import ExplosionWatch, History, Means
+from pyro_dgm.training.metrics import ExplosionWatch, History, Means, finite
+from pyro_dgm.training.nonfinite import explained
 from pyro_dgm.training.processes import Processes
 from pyro_dgm.training.progress import Progress, Silent, make_progress
 from pyro_dgm.training.resumption import parts_of
 from pyro_dgm.training.run_folder import RunFolder
-from pyro_dgm.training.validation import validation_loss
+from pyro_dgm.training.validation import BestWeights, validation_loss
 
 
 @dataclass
@@ -41,7 +41,6 @@ class Loop:
         validate_every: epochs between validations.
         seed: of the noise in validation.
         best: keeper of the best weights.
-        restore_best: whether training ends with them.
         callbacks: the user's.
         folder: where the run is written, or None.
         show_progress: whether to show it.
@@ -62,7 +61,6 @@ class Loop:
     validate_every: int
     seed: int
     best: BestWeights
-    restore_best: bool
     callbacks: Sequence[Callback]
     folder: RunFolder | None
     show_progress: bool
@@ -83,6 +81,8 @@ class Loop:
 
         Raises:
             Interrupted: after a signal, if there is a folder to save in.
+            NonFiniteError: a step was refused.
+            ResourceError: the device has no memory for a batch.
         """
         state = TrainingState(self.learner.program, self.learner.objective, self.history)
         self.started = time.monotonic()
@@ -105,7 +105,7 @@ class Loop:
                 self._end_epoch(state)
             self._finish()
         if self.interruption.signal:  # it came after the last save, which has everything
-            self._leave(self.interruption.signal, "the run was at its end and is saved")
+            self._leave(self.interruption.signal, "the run was at its end")
         return self.history
 
     @property
@@ -150,12 +150,12 @@ class Loop:
                 raise
             raise explanation from error
         except torch.OutOfMemoryError as error:
-            raise ResourceError(
-                "out of memory",
-                where=f"step {self.count + 1}",
-                value=f"batches of {self.batches.batch_size}",
-                cure=f"batch_size={max(1, self.batches.batch_size // 2)}, fewer particles or bfloat16",
-            ) from error
+            raise self._out_of_memory(f"step {self.count + 1}") from error
+
+    def _out_of_memory(self, where: str) -> ResourceError:
+        size = self.batches.batch_size
+        cure = f"batch_size={max(1, size // 2)}, fewer particles or bfloat16"
+        return ResourceError("out of memory", where=where, value=f"batches of {size}", cure=cure)
 
     def _validate(self) -> float | None:
         last = self.count == self.num_steps
@@ -165,17 +165,20 @@ class Loop:
         with contextlib.nullcontext() if average is None else average.swapped():
             loss = 0.0
             if self.processes.is_main:
-                loss = validation_loss(
-                    step.evaluate_loss,
-                    self.val,
-                    batch_size=self.batches.batch_size,
-                    modules=self.learner.modules.values(),
-                    device=self.batches.device,
-                    seed=self.seed,
-                )
+                try:
+                    loss = validation_loss(
+                        step.evaluate_loss,
+                        self.val,
+                        batch_size=self.batches.batch_size,
+                        modules=self.learner.modules.values(),
+                        device=self.batches.device,
+                        seed=self.seed,
+                    )
+                except torch.OutOfMemoryError as error:
+                    raise self._out_of_memory(f"validation after step {self.count}") from error
             loss = self.processes.broadcast(loss)
             self.best.look(loss, step=self.count)
-        if loss != loss or abs(loss) == float("inf"):
+        if not math.isfinite(loss):
             warnings.warn(f"the validation loss is {loss} after epoch {self.epoch}", stacklevel=2)
         self.progress.validated(loss)
         return loss
@@ -185,21 +188,24 @@ class Loop:
         norm = means.pop("gradient norm", None)
         main = self.learner.main
         optimizer = self.learner.step.optimizers.get(main)
-        return {
-            "step": self.count,
-            "epoch": self.epoch,
-            "loss": means.get(main),
-            **({f"loss_{name}": value for name, value in means.items()} if len(means) > 1 else {}),
-            "val_loss": val_loss,
-            "learning_rate": None if optimizer is None else float(optimizer.param_groups[0]["lr"]),
-            "gradient_norm": norm,
-            "seconds": round(self.seconds + time.monotonic() - self.started, 3),
-        }
+        return finite(
+            {
+                "step": self.count,
+                "epoch": self.epoch,
+                "loss": means.get(main),
+                **({f"loss_{name}": value for name, value in means.items()} if len(means) > 1 else {}),
+                "val_loss": val_loss,
+                "learning_rate": None if optimizer is None else float(optimizer.param_groups[0]["lr"]),
+                "gradient_norm": norm,
+                "seconds": round(self.seconds + time.monotonic() - self.started, 3),
+            }
+        )
 
     def _end_epoch(self, state: TrainingState) -> None:
-        row = self._row(self._validate())
+        val_loss = self._validate()
+        row = self._row(val_loss)
         self.history.rows.append(row)
-        self.learner.end_epoch(row["val_loss"])
+        self.learner.end_epoch(val_loss)
         self.batches.end_epoch()
         self.inside = False
         if self.folder is not None:
@@ -223,9 +229,11 @@ class Loop:
         kept = "nothing is saved of a step of one's own"
         if self.learner.program is not None and (now or interrupted):
             parts = parts_of(self)
-            path = self.folder.save(parts, self.best, step=self.count, restored=self.restore_best)
+            path = self.folder.save(parts, self.best, step=self.count)
             kept = f"everything is saved in {path}"
         if interrupted:
+            # torchrun ends all as soon as one has left, and process 0 may have used up its first signal.
+            self.processes.barrier()
             self._leave(interrupted, kept)
 
     def _leave(self, number: int, kept: str) -> NoReturn:
@@ -233,7 +241,7 @@ class Loop:
         raise Interrupted(f"interrupted by {name} after step {self.count}; {kept}", signal=number)
 
     def _finish(self) -> None:
-        if self.restore_best and self.best.states:
+        if self.best.wanted and self.best.states:
             self.best.restore()
         elif self.learner.average is not None:
             self.learner.average.apply()

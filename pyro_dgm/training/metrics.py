@@ -1,14 +1,19 @@
-"""What a training run measured: rows, means over an epoch, and the watch for a loss that explodes."""
+"""What a training run measured: rows, their file, means over an epoch, and the watch for a loss that explodes."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
+import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from pyro_dgm.errors import IntegrityError
+from pyro_dgm.errors import IntegrityError, ResourceError
 
 
 @dataclass
@@ -17,8 +22,8 @@ class History:
 
     A row has ``step`` (steps done), ``epoch`` (epochs begun), ``loss`` (mean over the epoch, nats per datum;
     with several players the first one's, and ``loss_NAME`` for each), ``val_loss`` (None where none was
-    computed), ``learning_rate`` and ``gradient_norm`` (mean before clipping, per datum; both of the first
-    player, None for a step that does not tell), ``seconds`` (since the start).
+    computed, or it was not finite), ``learning_rate`` and ``gradient_norm`` (mean before clipping, per datum; both of
+    the first player, None for a step that does not tell), ``seconds`` (since the start).
 
     Args:
         rows: the rows, in order.
@@ -30,10 +35,10 @@ class History:
 
     @property
     def best(self) -> dict[str, Any]:
-        """Row with the lowest validation loss; where nothing was validated, with the lowest training loss."""
+        """Row with the lowest validation loss; where there is none, with the lowest training loss."""
         validated = [row for row in self.rows if row["val_loss"] is not None]
         key = "val_loss" if validated else "loss"
-        return min(validated or self.rows, key=lambda row: row[key])
+        return min((row for row in self.rows if row[key] is not None), key=lambda row: row[key])
 
     def column(self, name: str) -> list[Any]:
         """One quantity over the epochs.
@@ -42,6 +47,16 @@ class History:
             name: key of the rows; None where a row lacks it.
         """
         return [row.get(name) for row in self.rows]
+
+
+def finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose numbers JSON knows: others become None, in memory too, so that a run that goes on has the same.
+
+    Example:
+        >>> finite({"step": 3, "val_loss": float("inf")})
+        {'step': 3, 'val_loss': None}
+    """
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 class Means:
@@ -110,28 +125,82 @@ class ExplosionWatch:
         self._lowest, self._limit, self._margin = state["lowest"], state["limit"], state["margin"]
 
 
-def as_json(row: dict[str, Any]) -> str:
-    """A row as one line of JSON; numbers that JSON does not know become null.
-
-    Example:
-        >>> as_json({"step": 3, "val_loss": float("inf")})
-        '{"step": 3, "val_loss": null}'
-    """
-    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    return json.dumps(plain, allow_nan=False)
-
-
-def read_rows(content: bytes) -> list[dict[str, Any]]:
-    """Rows of a metrics file; a last line that was not finished is left out.
+class MetricsFile:
+    """Rows on the disk, one a line, cut back to what a checkpoint knew of them when a run goes on.
 
     Args:
-        content: of the file.
-
-    Raises:
-        IntegrityError: something in it is no row.
+        path: of the file, which exists when it is first used.
     """
-    whole = content[: content.rfind(b"\n") + 1]
-    try:
-        return [json.loads(line) for line in whole.splitlines()]
-    except ValueError as error:
-        raise IntegrityError("damaged metrics", where="metrics.jsonl", value=error) from error
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._bytes, self._hash = 0, hashlib.sha256()
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """Length and hash of what was written so far, for a checkpoint."""
+        return {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
+
+    def rewind(self, known: Mapping[str, Any], *, cut: bool) -> list[dict[str, Any]]:
+        """The rows that a checkpoint knew of.
+
+        Args:
+            known: what :attr:`known` was then.
+            cut: whether to remove what came after them.
+
+        Raises:
+            IntegrityError: they are not those that were written.
+            ResourceError: the file cannot be read or written.
+        """
+        try:
+            content = self.path.read_bytes()[: known["bytes"]]
+            self._bytes, self._hash = len(content), hashlib.sha256(content)
+            if self.known != known:
+                raise IntegrityError(
+                    "damaged metrics",
+                    where=str(self.path),
+                    expected=f"the {known['bytes']} bytes that the checkpoint knows",
+                    cure="the file as it was written",
+                )
+            if cut:
+                os.truncate(self.path, self._bytes)
+        except OSError as error:
+            raise self._unwritten(error) from error
+        try:
+            return [json.loads(line) for line in content.splitlines()]
+        except ValueError as error:
+            raise IntegrityError("damaged metrics", where=str(self.path), value=error) from error
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Appends a row, or nothing.
+
+        Raises:
+            ResourceError: the disk is full or cannot be written.
+        """
+        line = (json.dumps(row, allow_nan=False) + "\n").encode()
+        try:
+            with self.path.open("ab") as file:
+                file.write(line)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, self._bytes)
+            raise self._unwritten(error) from error
+        self._hash.update(line)
+        self._bytes += len(line)
+
+    def sync(self) -> None:
+        """Brings the rows to the disk before a checkpoint that speaks of them.
+
+        Raises:
+            ResourceError: the disk is full or cannot be written.
+        """
+        try:
+            with self.path.open("ab") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> ResourceError:
+        return ResourceError(
+            "metrics not written", where=str(self.path), value=error.strerror, cure="a folder with space"
+        )

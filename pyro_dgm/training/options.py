@@ -67,6 +67,31 @@ def check_length(epochs: int | None, steps: int | None) -> None:
         )
 
 
+def check_training(
+    *,
+    epochs: int | None,
+    steps: int | None,
+    batch_size: int,
+    validate_every: int,
+    early_stopping: int | None,
+    clip_norm: float | None,
+    max_loss: float | None,
+    checkpoint_seconds: float,
+    seed: int,
+    device: str,
+    precision: str,
+    **others: object,
+) -> None:
+    """Raises InvalidInput for what ``fit`` refuses whatever the program and the data are; ``others`` pass."""
+    check_length(epochs, steps)
+    check_counts(batch_size=batch_size, validate_every=validate_every, early_stopping=early_stopping)
+    check_positive(clip_norm=clip_norm, max_loss=max_loss)
+    check_not_negative(checkpoint_seconds=checkpoint_seconds)
+    check_seed(seed)
+    resolve_device(device)
+    resolve_dtype(precision)
+
+
 def resolve_device(device: str) -> torch.device:
     """Device that a name stands for; ``auto`` is CUDA where it is present.
 

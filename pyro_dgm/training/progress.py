@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import Any, Protocol
@@ -39,7 +40,7 @@ class Bar:
 
     def __init__(self, total: int, *, initial: int) -> None:
         self._bar: Any = tqdm(
-            total=total, initial=initial, desc="fit", unit="step", file=sys.stderr, dynamic_ncols=True
+            total=total, initial=initial, desc="fit", unit="step", file=_Quiet(), dynamic_ncols=True
         )
         self._next = 0.0
         self._texts: dict[str, str] = {}
@@ -82,12 +83,30 @@ class Lines:
         if count * 10 >= self._next * self._total:
             self._next = count * 10 // self._total + 1
             share = 100 * count // self._total
-            print(f"fit: {share:3d}% step {count}/{self._total} loss {loss:.4g}{self._val}", file=sys.stderr)
+            text = f"fit: {share:3d}% step {count}/{self._total} loss {loss:.4g}{self._val}"
+            _Quiet().write(text + "\n")
 
     def validated(self, val_loss: float) -> None:
         self._val = f" val_loss {val_loss:.4g}"
 
     def close(self) -> None: ...
+
+
+class _Quiet:
+    """Standard error, whose reader or terminal may go while training goes on."""
+
+    encoding = property(lambda self: sys.stderr.encoding)
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # gone, or closed
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 def make_progress(total: int, *, initial: int, show: bool) -> Progress:
@@ -98,6 +117,6 @@ def make_progress(total: int, *, initial: int, show: bool) -> Progress:
         initial: number of those that an earlier process did.
         show: whether to show anything.
     """
-    if not show:
+    if not show or sys.stderr is None:  # a process may be started without one
         return Silent()
     return Bar(total, initial=initial) if sys.stderr.isatty() else Lines(total, initial=initial)

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from pyro_dgm.errors import IntegrityError
+from pyro_dgm.errors import IntegrityError, InvalidInput
 from pyro_dgm.training.callbacks import Callback
-from pyro_dgm.training.checkpoint import load_tree, states_of
+from pyro_dgm.training.checkpoint import load_tree
+from pyro_dgm.training.learner import Learner
 from pyro_dgm.training.random_state import random_state, set_random_state
+from pyro_dgm.training.tree import states_of
 
 if TYPE_CHECKING:
     from pyro_dgm.training.loop import Loop
@@ -63,7 +65,26 @@ def parts_of(loop: Loop) -> dict[str, Any]:
     }
 
 
-def resume(loop: Loop, tree: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def require_saved(learner: Learner) -> None:
+    """Raises InvalidInput for a trained parameter that no checkpoint would hold.
+
+    Args:
+        learner: of a run with a folder.
+    """
+    if learner.program is None:  # a step of the user's own, of which nothing is saved
+        return
+    owned = {id(p) for module in learner.modules.values() for p in module.parameters()}
+    for name, optimizer in learner.step.optimizers.items():
+        if any(id(p) not in owned for group in optimizer.param_groups for p in group["params"]):
+            raise InvalidInput(
+                "a trained parameter that no checkpoint would hold",
+                where=f"player {name!r}",
+                expected="parameters of the program or the objective",
+                cure="an objective that is an nn.Module with its networks as submodules",
+            )
+
+
+def go_on(loop: Loop, tree: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Puts a loop where a checkpoint was taken.
 
     Args:
@@ -78,10 +99,13 @@ def resume(loop: Loop, tree: dict[str, Any], rows: list[dict[str, Any]]) -> None
     try:
         _compare_settings(loop.settings, tree["settings"])
         own = states_of(parts_of(loop))
-        for name in ("loop", "rng", "optimizer", "data", "watch"):  # schedules may change their types
-            _compare_kinds(name, own[name], tree[name])
+        _compare_kinds("rng", own["rng"], tree["rng"])
         rest = load_tree(tree, _stateful(loop))
         _put_back(loop, rest, rows)
+        # Compared when it is loaded: optimisers give what an older torch did not save the value that it had.
+        now = states_of(parts_of(loop))
+        for name in ("loop", "optimizer", "data", "watch"):  # schedules may change their types
+            _compare_kinds(name, own[name], now[name])
     except IntegrityError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -125,11 +149,14 @@ def _compare_settings(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
 def _compare_kinds(where: str, own: Any, state: Any) -> None:
     """Refuses state of another form than training has now: it would fail much later, or never end.
 
-    None may have become a number, and what was empty may hold anything; no count goes below zero.
+    None may have become a number, and what was empty may hold anything; no count goes below zero. A learning rate of
+    1 may have become 0.5.
     """
     kinds = _KINDS.get(type(own), object)
+    if kinds is int and where.startswith("optimizer"):
+        kinds = (int, float)
     same = isinstance(state, kinds) and isinstance(state, bool) <= isinstance(own, bool)
-    if same and kinds is int:
+    if same and type(own) is int:
         same = state >= min(own, 0)
     inner, other = _inside(own), _inside(state)
     if not same or not inner.keys() <= other.keys():

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
-import os
 import time
 import warnings
 from collections.abc import Mapping
@@ -16,21 +14,23 @@ from typing import Any
 import torch
 
 from pyro_dgm.errors import IntegrityError, InvalidInput, ResourceError
-from pyro_dgm.training.best import BestWeights
 from pyro_dgm.training.checkpoint import best_of, read_tree, save_checkpoint
 from pyro_dgm.training.checkpoint_files import (
     BEST,
     CHECKPOINTS,
     STATE,
     STEP,
-    UNFINISHED,
+    flush,
     folder_name,
+    is_ours,
     remove,
     saved,
 )
 from pyro_dgm.training.lock import FolderLock
-from pyro_dgm.training.metrics import as_json, read_rows
+from pyro_dgm.training.manifest import NEWER, damaged
+from pyro_dgm.training.metrics import MetricsFile
 from pyro_dgm.training.processes import OneProcess, Processes
+from pyro_dgm.training.validation import BestWeights
 
 METRICS = "metrics.jsonl"
 _KEPT = 2  # checkpoints; should the newest one be damaged, there is one before it
@@ -72,8 +72,7 @@ class RunFolder:
         self._processes = processes
         self._seconds = seconds
         self._stack = contextlib.ExitStack()
-        self._metrics = self.out / METRICS
-        self._bytes, self._hash = 0, hashlib.sha256()  # of the metrics
+        self._metrics = MetricsFile(self.out / METRICS)
         self._next = 0.0
         self._best: dict[str, Any] = {"folder": None, "loss": None}
 
@@ -90,8 +89,9 @@ class RunFolder:
     def _open(self) -> None:
         try:
             (self.out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-            self._metrics.open("a").close()
-            size = self._metrics.stat().st_size
+            self._metrics.path.open("a").close()
+            for folder in (self.out, self.out.parent):
+                flush(folder)
         except OSError as error:
             raise ResourceError(
                 "folder that cannot be written",
@@ -102,7 +102,7 @@ class RunFolder:
         with contextlib.ExitStack() as stack:
             stack.enter_context(FolderLock(self.out))
             folders = saved(self.out)
-            if (size or folders) and not self._resume:
+            if (self._metrics.path.stat().st_size or folders) and not self._resume:
                 raise InvalidInput(
                     "output exists",
                     where="out",
@@ -123,6 +123,8 @@ class RunFolder:
             try:
                 return self._read(folder)
             except (IntegrityError, InvalidInput) as error:  # the best weights may be gone
+                if error.what == NEWER:  # to go on from an older one would remove it
+                    raise
                 warnings.warn(f"{error}; {folder.name} is left out", stacklevel=2)
                 fault = error
         if fault is not None:
@@ -145,82 +147,47 @@ class RunFolder:
         Raises:
             IntegrityError: the rows are not those that were written.
         """
-        known: dict[str, Any] = {"bytes": 0, "sha256": self._hash.hexdigest()}
+        known = self._metrics.known
         if self.tree is not None:
             known = self.tree["metrics"]
-        try:
-            content = self._metrics.read_bytes()[: known["bytes"]]
-            self._hash = hashlib.sha256(content)
-            if len(content) != known["bytes"] or self._hash.hexdigest() != known["sha256"]:
-                raise IntegrityError(
-                    "damaged metrics",
-                    where=str(self._metrics),
-                    expected=f"the {known['bytes']} bytes that the checkpoint knows",
-                    cure="the file as it was written",
-                )
-            if self._processes.is_main:
-                os.truncate(self._metrics, known["bytes"])
-        except OSError as error:
-            raise _unwritten("metrics not written", self._metrics, error) from error
-        self._bytes = known["bytes"]
-        if self.tree is not None:
             self._best = {"folder": self.tree["best"]["folder"], "loss": self.tree["best"]["loss"]}
-        return read_rows(content)
+        return self._metrics.rewind(known, cut=self._processes.is_main)
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: Mapping[str, Any]) -> None:
         """Appends one row to the metrics."""
-        if not self._processes.is_main:
-            return
-        line = (as_json(row) + "\n").encode()
-        try:
-            with self._metrics.open("ab") as file:
-                file.write(line)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.truncate(self._metrics, self._bytes)
-            raise _unwritten("metrics not written", self._metrics, error) from error
-        self._hash.update(line)
-        self._bytes += len(line)
+        if self._processes.is_main:
+            self._metrics.add(row)
 
     @property
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
         return self._processes.is_main and time.monotonic() >= self._next
 
-    def save(self, parts: Mapping[str, Any], best: BestWeights, *, step: int, restored: bool) -> Path:
+    def save(self, parts: Mapping[str, Any], best: BestWeights, *, step: int) -> Path:
         """Saves all of training and, where they are new, the best weights.
 
         Args:
             parts: see :func:`save_checkpoint`.
             best: the best weights so far.
             step: number of steps done.
-            restored: whether the run is to end with the best weights.
         """
         started = time.monotonic()
         checkpoints = self.out / CHECKPOINTS
         folder = checkpoints / folder_name(STEP, step)
         if not self._processes.is_main:
             return folder
-        self._sync_metrics()
+        self._metrics.sync()
         if best.states and self._best["loss"] != best.loss:
             name = folder_name(BEST, best.step)
             save_checkpoint(checkpoints / name, {**best.states, "val_loss": best.loss})
             self._best = {"folder": name, "loss": best.loss}
-        known = {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
-        about_best = {**self._best, "waited": best.waited, "restored": restored}
-        save_checkpoint(folder, {**parts, "metrics": known, "best": about_best})
+        about_best = {**self._best, "waited": best.waited, "restored": best.wanted}
+        save_checkpoint(folder, {**parts, "metrics": self._metrics.known, "best": about_best})
         logger.info("checkpoint at step %d in %s", step, folder)
         self._prune(folder)
         now = time.monotonic()
         self._next = now + (self._seconds and max(self._seconds, _SHARE * (now - started)))
         return folder
-
-    def _sync_metrics(self) -> None:
-        try:
-            with self._metrics.open("ab") as file:
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise _unwritten("metrics not written", self._metrics, error) from error
 
     def _prune(self, newest: Path) -> None:
         """Removes what no kept checkpoint needs: older ones, damaged ones, and what a kill left half done."""
@@ -230,7 +197,7 @@ class RunFolder:
         names = {folder.name for folder in kept} | {_best_of(folder) for folder in kept}
         # Best weights after the checkpoints that speak of them, so that a kill leaves none that lacks its own.
         for folder in sorted(newest.parent.iterdir(), key=lambda path: path.name.startswith(BEST)):
-            if folder.name not in names and folder.name.lstrip(".").startswith((STEP, BEST, *UNFINISHED)):
+            if folder.name not in names and is_ours(folder.name):
                 remove(folder)
 
 
@@ -247,9 +214,7 @@ def _checked(folder: Path, tree: dict[str, Any]) -> dict[str, Any]:
         and type(loop.get("count")) is int
         and folder.name == folder_name(STEP, loop["count"])
     ):
-        raise IntegrityError(
-            "damaged checkpoint", where=str(folder), expected="its step, and length and hash of the metrics"
-        )
+        raise damaged(folder, expected="its step, and length and hash of the metrics")
     return tree
 
 
@@ -259,7 +224,3 @@ def _best_of(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):  # it is damaged, and so of no use
         return None
     return name
-
-
-def _unwritten(what: str, path: Path, error: OSError) -> ResourceError:
-    return ResourceError(what, where=str(path), value=error.strerror, cure="a folder with space")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -118,23 +118,19 @@ class Players:
         before = snapshot(self._parameters[player.name][0].device)
         try:
             loss = require_loss(self._losses[player.name](*batch), player.name) / num_data
-        except ValueError:
-            # Pyro refuses non-finite parameters of a distribution: whoever replays the step needs the same
-            # noise.
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward(inputs=parameters)
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            # The mean over processes, whose gradients are the same: all refuse a step or none.
+            value, length = self._processes.mean(torch.stack((loss.detach(), norm.to(loss.device)))).tolist()
+            where = f"player {player.name!r} at step {self.count + 1}"
+            require_finite({"loss": value}, where=where, max_loss=self.max_loss)
+            require_finite({"gradient": length}, where=where)
+        except (ValueError, NonFiniteError):
+            # Pyro's checks raise ValueError for a number that went bad. Whoever looks for it needs the same noise.
             restore(before)
             raise
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=parameters)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        # The mean over processes, whose gradients are the same: all refuse a step or none.
-        value, length = self._processes.mean(torch.stack((loss.detach(), norm.to(loss)))).tolist()
-        if not (math.isfinite(value) and value <= self.max_loss):
-            restore(before)
-            raise _refusal("loss", value, player.name, self.count)
-        if not math.isfinite(length):
-            restore(before)
-            raise _refusal("gradient", length, player.name, self.count)
         if length > self.clip_norm:
             torch._foreach_mul_(gradients, self.clip_norm / length)
         optimizer.step()
@@ -187,12 +183,22 @@ def require_loss(loss: Any, name: str) -> Tensor:
     return loss
 
 
-def _refusal(what: str, value: float, player: str, count: int) -> NonFiniteError:
-    finite = math.isfinite(value)
-    return NonFiniteError(
-        f"{what} above max_loss" if finite else f"non-finite {what}",
-        where=f"player {player!r} at step {count + 1}",
-        value=value,
-        expected="a loss up to max_loss" if finite else "a finite number",
-        cure="a lower learning rate, clip_norm, or a look at these data",
-    )
+def require_finite(values: Mapping[str, float], *, where: str, max_loss: float = math.inf) -> None:
+    """Raises NonFiniteError for a number that is not finite, or a loss above `max_loss`.
+
+    Args:
+        values: by name.
+        where: the step, for the message.
+        max_loss: largest acceptable one.
+    """
+    for name, value in values.items():
+        if math.isfinite(value) and value <= max_loss:
+            continue
+        above = math.isfinite(value)
+        raise NonFiniteError(
+            f"{name} above max_loss" if above else f"non-finite {name}",
+            where=where,
+            value=value,
+            expected="a loss up to max_loss" if above else "a finite number",
+            cure="a lower learning rate, clip_norm, or a look at these data",
+        )

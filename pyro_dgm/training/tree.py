@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -11,6 +11,30 @@ from pyro_dgm.errors import InvalidInput
 
 # JSON has neither tensors nor tuples, and only strings as keys; these marks stand for them.
 TENSOR, TUPLE, ITEMS = "$tensor", "$tuple", "$items"
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Module, optimiser, schedule or anything else that can give its state and take it back."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+def states_of(part: Any) -> Any:
+    """A tree in which whatever has a state is replaced by it.
+
+    Args:
+        part: what has ``state_dict``; dicts and lists of such; tensors; plain data.
+    """
+    if isinstance(part, Stateful):
+        return states_of(part.state_dict())
+    if isinstance(part, Mapping):
+        return {name: states_of(value) for name, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return type(part)(states_of(value) for value in part)
+    return part
 
 
 def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:

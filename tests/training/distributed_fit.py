@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import torch
 
 from pyro_dgm.errors import Interrupted, InvalidInput
 from pyro_dgm.objectives import ELBO, Player
 from pyro_dgm.training import Callback, Players, checkpoint_files, fit
+from pyro_dgm.training.run_folder import RunFolder
 from tests.training.stand_ins import Autoencoder, Noisy, Parts, Rows, rows
 
 
@@ -79,15 +81,28 @@ def noisy(folder, *, at=-1, rank="0", resume=False, callbacks=(), seed=3):
     return {"weights": weights, "losses": history.column("loss"), "stopped_by": history.stopped_by}
 
 
+def slowly(save):
+    """Saving that takes process 0 longer than the others take to leave."""
+
+    def saved(self, *args, **kwargs):
+        if self._processes.is_main:
+            time.sleep(0.3)
+        return save(self, *args, **kwargs)
+
+    return saved
+
+
 def resumed(folder):
     """An uninterrupted run, one that a signal to process 1 interrupted, and one that goes on from there."""
     whole = noisy(folder / "whole")
     code = step = None
+    RunFolder.save, save = slowly(RunFolder.save), RunFolder.save
     try:
         noisy(folder / "cut", at=17, rank="1")
     except Interrupted as error:
         code = error.exit_code
-        step = checkpoint_files.saved(folder / "cut")[0].name if os.environ.get("RANK") == "0" else None
+        step = checkpoint_files.saved(folder / "cut")[0].name
+    RunFolder.save = save
     again = noisy(folder / "cut", resume=True, seed=5)
     told = Told(stop_after=4)
     stopped = noisy(folder / "stopped", callbacks=[told])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -610,3 +611,115 @@ def test_a_program_of_no_class_of_ours():
 def test_weights_cannot_come_from_nowhere(tmp_path):
     with pytest.raises(InvalidInput, match="no checkpoint"):
         load_weights(Location(), tmp_path)
+
+
+class Validated:
+    """An objective whose n-th validation is another number."""
+
+    def __init__(self, nth, value):
+        self.nth, self.value, self.calls = nth, value, 0
+
+    def __call__(self, model, guide, x):
+        loss = ELBO()(model, guide, x)
+        if model.__self__.training:
+            return loss
+        self.calls += 1
+        return loss * 0.0 + self.value if self.calls == self.nth else loss
+
+
+@pytest.mark.filterwarnings("ignore:the validation loss is")
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_validation_that_is_no_number_is_never_the_best(value):
+    data = Parts(Rows(torch.full((32, 2), 3.0)), Rows(torch.full((8, 2), 3.0)))  # each validation is better
+    options = {"epochs": 4, "optimizer": sgd(0.05), "early_stopping": 3}
+    history = train(Location(), data, Validated(1, value), **options)
+    assert history.column("val_loss")[0] is None
+    assert history.best["epoch"] == 4 and history.stopped_by == "length"
+
+
+def test_the_best_row_where_the_first_player_rests_in_some_epochs():
+    class Seldom(TwoPlayers):
+        def players(self, program):
+            first, second = super().players(program)
+            return [replace(first, every=4), second]
+
+    history = train(Location(), rows(32, 2), Seldom(), epochs=4)
+    assert history.column("loss")[1::2] == [None, None]
+    assert history.best["loss"] == min(history.column("loss")[::2])
+
+
+def test_a_module_s_extra_state_is_kept_with_the_best_weights(tmp_path):
+    class Counting(Location):
+        seen = 0
+
+        def get_extra_state(self):
+            return {"seen": self.seen}
+
+        def set_extra_state(self, state):
+            self.seen = state["seen"]
+
+    program, other = Counting(), Counting()
+    program.seen = 3
+    train(program, overfitting(), early_stopping=2, out=tmp_path)
+    load_weights(other, tmp_path)
+    assert other.seen == 3
+
+
+def test_no_memory_for_the_validation_is_told_as_well():
+    def objective(model, guide, x):
+        if not model.__self__.training:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return ELBO()(model, guide, x)
+
+    with pytest.raises(ResourceError, match=r"out of memory in validation after step 2: batches of 16"):
+        train(Location(), Parts(rows(32, 2), rows(8, 2)), objective)
+
+
+def test_max_loss_of_players_is_their_own():
+    w = nn.Parameter(torch.zeros(4))
+    players = Players([Player("w", lambda x: (x - w).square().sum(), [w])])
+    with pytest.raises(InvalidInput, match=r"max_loss: 3\.0; try Players\(\.\.\., max_loss"):
+        fit(players, data=rows(32), epochs=1, max_loss=3.0, progress=False)
+
+
+def test_nothing_to_average_is_refused():
+    class Shift(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.zeros(2))
+
+        def forward(self, model, guide, x):
+            return (x - self.shift).square().sum()
+
+    class Bare(Program):
+        def model(self, x=None, *, n=1):
+            return x
+
+    with pytest.raises(InvalidInput, match="nothing to average in ema"):
+        train(Bare(), rows(32, 2), Shift(), ema=0.9)
+
+
+class Lost:
+    """A stream whose reader has gone."""
+
+    encoding = "utf-8"
+
+    def __init__(self, *, terminal):
+        self.isatty = lambda: terminal
+
+    def write(self, text):
+        raise BrokenPipeError
+
+    def flush(self):
+        raise BrokenPipeError
+
+    def fileno(self):
+        raise OSError
+
+
+@pytest.mark.parametrize(
+    "stream", [None, Lost(terminal=False), Lost(terminal=True)], ids=["none", "pipe", "bar"]
+)
+def test_training_outlives_standard_error(monkeypatch, stream):
+    monkeypatch.setattr("sys.stderr", stream)
+    assert len(train(Location(), rows(32, 2), epochs=12, progress=True).rows) == 12

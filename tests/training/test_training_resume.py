@@ -22,7 +22,8 @@ from pyro_dgm.objectives import ELBO, IWAE, Player
 from pyro_dgm.program import Pair
 from pyro_dgm.training import Callback, checkpoint_files, fit, load_weights
 from pyro_dgm.training.interruption import Interruption
-from pyro_dgm.training.lock import OWNER, FolderLock
+from pyro_dgm.training.lock import LOCK, OWNER, FolderLock
+from tests.faults.filesystem import Tap
 from tests.training.stand_ins import Autoencoder, Location, Noisy, Parts, copy_of, rows, same
 
 
@@ -412,7 +413,7 @@ def test_a_signal_after_the_last_save_is_not_swallowed(tmp_path):
         def on_end(self, state):
             os.kill(os.getpid(), self.number)
 
-    with pytest.raises(Interrupted, match="SIGTERM after step 48; the run was at its end and is saved"):
+    with pytest.raises(Interrupted, match="SIGTERM after step 48; the run was at its end"):
         train(Autoencoder(), ELBO(), tmp_path, callbacks=[Late()])
     assert len(train(Autoencoder(), ELBO(), tmp_path, resume=True).rows) == 8
 
@@ -451,3 +452,105 @@ def test_saves_and_resumes_are_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="pyro_dgm"):
         train(Autoencoder(), Signals(ELBO(), -1), tmp_path, resume=True)
     assert "resumed after step 8 of 48" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:the validation loss is")
+def test_rows_without_a_finite_validation_are_the_same_when_they_come_back(tmp_path):
+    def objective(model, guide, x):
+        return ELBO()(model, guide, x) / (1.0 if model.__self__.training else 0.0)
+
+    history = train(Autoencoder(), objective, tmp_path)
+    again = train(Autoencoder(), objective, tmp_path, resume=True)
+    assert history.column("val_loss") == [None] * 8 and again.rows == history.rows
+
+
+def test_a_learning_rate_of_one_may_become_another(tmp_path):
+    options = {"optimizer": lambda p: torch.optim.SGD(p, lr=1), "clip_norm": 1e-3}
+    options["scheduler"] = lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.5)
+    train(Autoencoder(), ELBO(), tmp_path, **options)
+    assert train(Autoencoder(), ELBO(), tmp_path, resume=True, **options).rows[-1]["learning_rate"] == 2**-7
+
+
+def test_an_option_that_an_older_torch_did_not_save_has_its_default(tmp_path):
+    train(Autoencoder(), ELBO(), tmp_path)
+    for folder in checkpoint_files.saved(tmp_path):
+        tensors, plain = checkpoint_files.read(folder)
+        del plain["optimizer"]["program"]["param_groups"][0]["maximize"]
+        checkpoint_files.write(folder, tensors, plain)
+    assert len(train(Autoencoder(), ELBO(), tmp_path, resume=True, epochs=9).rows) == 9
+
+
+def test_a_checkpoint_of_a_newer_format_is_not_passed_over(tmp_path):
+    train(Autoencoder(), ELBO(), tmp_path)
+    newest = checkpoint_files.saved(tmp_path)[0] / "manifest.json"
+    newest.write_text(newest.read_text().replace('"format": 2', '"format": 3'))
+    with pytest.raises(IntegrityError, match="newer format"):
+        train(Autoencoder(), ELBO(), tmp_path, resume=True)
+    assert newest.exists()
+
+
+def test_a_parameter_that_no_checkpoint_would_hold_is_refused_where_there_is_a_folder(tmp_path):
+    class Plain:  # no nn.Module: nothing would know of its critic
+        def __init__(self):
+            self.inner = Adversary()
+
+        def players(self, program):
+            return self.inner.players(program)
+
+    with pytest.raises(InvalidInput, match="no checkpoint would hold in player 'critic'"):
+        train(Autoencoder(), Plain(), tmp_path)
+    assert not list(tmp_path.iterdir())
+    train(Autoencoder(), Plain(), None, epochs=1)
+
+
+def test_a_signal_while_the_handlers_are_put_back_is_noted(monkeypatch):
+    original = signal.signal
+
+    def put_back(number, handler):  # a signal comes just before
+        monkeypatch.undo()
+        os.kill(os.getpid(), number)
+        return original(number, handler)
+
+    with Interruption() as interruption:
+        monkeypatch.setattr(signal, "signal", put_back)
+        assert interruption.signal == 0
+    assert interruption.signal == signal.SIGINT
+
+
+def test_rows_that_another_process_wrote_just_before_are_not_lost(tmp_path, monkeypatch):
+    original = FolderLock.__enter__
+
+    def enter(self):  # the other one writes and leaves between our first look and the lock
+        (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+        return original(self)
+
+    monkeypatch.setattr(FolderLock, "__enter__", enter)
+    with pytest.raises(InvalidInput, match="output exists"):
+        train(Autoencoder(), ELBO(), tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_a_kill_while_the_lock_is_taken_leaves_nothing_that_accumulates(tmp_path):
+    nth, code = 0, 9
+    while code == 9:
+        child = os.fork()
+        if child == 0:
+            calls = 0
+
+            def die(call, half):
+                nonlocal calls
+                if calls == nth:  # noqa: B023  # the child sees one value
+                    half()
+                    os._exit(9)
+                calls += 1
+
+            with Tap(tmp_path, die), FolderLock(tmp_path):
+                pass
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert {path.name for path in tmp_path.iterdir()} <= {LOCK, OWNER}
+        nth += 1
+    assert nth > 2
+    (tmp_path / OWNER).write_text('{"pid": 1')  # torn
+    assert len(train(Autoencoder(), ELBO(), tmp_path).rows) == 8
+    assert not (tmp_path / OWNER).exists()

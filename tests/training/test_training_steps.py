@@ -159,3 +159,10 @@ def test_a_parameter_named_twice_is_stepped_once():
     w = leaf(1.0)
     Players([Player("p", lambda: w.square(), [w, w], sgd(0.1))]).step()
     assert w.item() == pytest.approx(0.8)
+
+
+def test_the_gradient_norm_is_not_rounded_to_the_type_of_the_loss():
+    w = leaf(1.0)
+    players = Players([Player("p", lambda: (1.001 * w).bfloat16(), [w])])
+    players.step()
+    assert players.gradient_norms["p"] == pytest.approx(1.001)  # 1.0 in bfloat16
