@@ -5,8 +5,11 @@ Heavy imports wait until a command runs, so that --help is quick.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from pyro_dgm.cli.commands import COMMANDS
@@ -14,6 +17,9 @@ from pyro_dgm.cli.parser import make_parser, split_changes
 from pyro_dgm.cli.signals import Terminated, terminable
 from pyro_dgm.cli.streams import in_one_line, mend_streams, messages
 from pyro_dgm.errors import Fault, Interrupted
+from pyro_dgm.experiment.main_process import is_main_process
+
+_PATIENCE = 3.0  # seconds that another process than the first leaves it to say what is wrong
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     mend_streams()
     try:
+        if not is_main_process():
+            return _run_silently(argv)
         with terminable():
             return _run(argv)
     except SystemExit as end:  # of --help
@@ -40,11 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Interrupted as interruption:
-        from pyro_dgm.experiment.training import is_main_process
-
-        if not is_main_process():  # the first one says it for all
-            return interruption.exit_code
-        return _stop(str(interruption), interruption.exit_code, argv)
+        return _stop(str(interruption), interruption.exit_code, argv, begun=True)
     except KeyboardInterrupt:
         return _stop("interrupted", 130, argv)
     except Terminated:
@@ -64,6 +68,26 @@ def _run(argv: list[str]) -> int:
     return code or 0
 
 
+def _run_silently(argv: list[str]) -> int:
+    """Runs a command in one of several processes whose first one prints the results, the warnings and the errors.
+
+    SIGTERM keeps its own effect: there is nothing to clean up, and a process that waits for the others within torch
+    would see an exception when they come, and torchrun wait for it half a minute.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return _run(argv if "--verbose" in argv else [*argv, "--quiet"])
+    except Interrupted as interruption:
+        return interruption.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        # What goes wrong in all is said by the first one, and torchrun ends this process now. What goes wrong here
+        # alone is said all the same.
+        time.sleep(_PATIENCE)
+        raise
+
+
 def _explained(error: BaseException) -> tuple[str, int]:
     text = in_one_line(error)
     try:
@@ -72,24 +96,22 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return text, fault.exit_code
     except OSError as lack:
         return f"{lack.strerror} in {lack.filename}" if lack.filename else text, 5
-    except MemoryError:
-        return "out of memory; try a smaller batch or model", 5
     except Exception:
         kind = type(error).__name__
-        code = (
-            5
-            if kind == "OutOfMemoryError" or "not enough memory" in text or "can't allocate memory" in text
-            else 1
-        )
-        return f"{kind}: {text}; --debug shows where", code
+        if kind in ("MemoryError", "OutOfMemoryError") or "allocate memory" in text:  # torch's of GPU and CPU
+            return "out of memory; try a smaller batch_size, num_particles or model", 5
+        return f"{kind}: {text}; --debug shows where", 1
 
 
-def _stop(text: str, code: int, argv: list[str]) -> int:
+def _stop(text: str, code: int, argv: list[str], *, begun: bool = False) -> int:
     if argv[:1] == ["train"]:
-        text += "; try the same command with --resume" + " instead of --overwrite" * ("--overwrite" in argv)
+        text += "; try the same command with --resume"
+        if "--overwrite" in argv:  # before the first step the older run is put back, and would go on
+            text += " instead of --overwrite" + ("" if begun else ", if training had begun")
     return _say(text, code)
 
 
 def _say(text: str, code: int) -> int:
+    text = text if is_main_process() else f"in process {os.environ.get('RANK')}: {text}"
     print(f"error: {text}", file=sys.stderr)
     return code

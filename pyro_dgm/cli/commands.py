@@ -35,7 +35,7 @@ def _train(options: argparse.Namespace, changes: Changes) -> None:
 
 
 def _explained(helped: Changes, config: str | None) -> str:
-    from pyro_dgm.experiment.class_help import class_help
+    from pyro_dgm.cli.class_help import class_help
     from pyro_dgm.experiment.user_files import importable
 
     with importable(Path(config).parent if config else Path(), [name for _, name in helped]):
@@ -70,8 +70,8 @@ def _dry_run(options: argparse.Namespace, changes: Changes) -> None:
 
 
 def _train_once(options: argparse.Namespace, changes: Changes) -> None:
+    from pyro_dgm.cli.tables import print_summary
     from pyro_dgm.experiment import train
-    from pyro_dgm.experiment.summary import print_summary
 
     result = train(
         options.config,
@@ -93,8 +93,8 @@ def _train_once(options: argparse.Namespace, changes: Changes) -> None:
 
 
 def _repeat(options: argparse.Namespace, changes: Changes) -> None:
+    from pyro_dgm.cli.tables import print_repetition
     from pyro_dgm.experiment import repeat
-    from pyro_dgm.experiment.summary import print_repetition
 
     found = repeat(
         options.config,
@@ -115,8 +115,8 @@ def _repeat(options: argparse.Namespace, changes: Changes) -> None:
 
 
 def _evaluate(options: argparse.Namespace, changes: Changes) -> None:
+    from pyro_dgm.cli.tables import print_summary
     from pyro_dgm.experiment import evaluate
-    from pyro_dgm.experiment.summary import print_summary
 
     ledger = evaluate(
         options.folder,
@@ -151,8 +151,8 @@ def _sample(options: argparse.Namespace, changes: Changes) -> None:
 
 
 def _diagnose(options: argparse.Namespace, changes: Changes) -> None:
+    from pyro_dgm.cli.tables import print_diagnosis
     from pyro_dgm.experiment import diagnose
-    from pyro_dgm.experiment.summary import print_diagnosis
 
     found = diagnose(
         options.folder, num_samples=options.num_samples, num_data=options.num_data, trust=options.trust
@@ -164,8 +164,8 @@ def _diagnose(options: argparse.Namespace, changes: Changes) -> None:
 
 
 def _compare(options: argparse.Namespace, changes: Changes) -> None:
+    from pyro_dgm.cli.tables import print_comparison
     from pyro_dgm.experiment import compare
-    from pyro_dgm.experiment.summary import print_comparison
 
     found = compare(options.folders)
     if options.json:

@@ -186,6 +186,11 @@ def _mismatch(text: str, config: Config) -> InvalidInput:
     missing = re.search(r"arguments are required: ([\w., ]+)", text)
     if missing:
         return InvalidInput("missing key", where=".".join([*path, "init_args"]), expected=missing[1])
+    untyped = re.search(r"Parameter '(\w+)' from '([\w.]+?)(?:\.__init__)?' does not specify a type", text)
+    if untyped:
+        key = ".".join([*path, "init_args", untyped[1]])
+        expected = f"one, as {untyped[1]}: int in {untyped[2]}"
+        return InvalidInput("argument without an annotation", where=key, expected=expected)
     wanted = re.findall(r"Expected an? (?:<class '([^']+)'>|([^\n]+?))(?:\. Got value|\n|$)", text)
     types = [(a or b).replace("NoneType", "null").replace("typing.", "") for a, b in wanted]
     expected = " or ".join(dict.fromkeys(types)) or " ".join(text.split())[-200:]

@@ -1,4 +1,4 @@
-"""Experiments: a config trained into a run directory, and what can be asked of the run afterwards."""
+"""What can be asked of a run: its numbers, a diagnosis of its guide, samples, the program."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pyro_dgm.experiment.run import LEDGER, load_run, read_run_config
 from pyro_dgm.experiment.run_pictures import draw_samples
 from pyro_dgm.program import Program
 from pyro_dgm.training.lock import FolderLock
+from pyro_dgm.training.options import check_seed
 from pyro_dgm.training.random_state import forked
 
 
@@ -110,7 +111,7 @@ def sample(
     Args:
         folder: directory of a run.
         num: number of samples.
-        out: the file; by default the picture ``samples.png`` of the run is made anew.
+        out: the file, whose folder is made if need be; by default the picture ``samples.png`` of the run is made anew.
         seed: of the draws.
         overwrite: whether ``out`` may exist.
         trust: see :func:`load`.
@@ -122,6 +123,7 @@ def sample(
         InvalidInput: no such kind of file, or it exists, or the model cannot be drawn from.
     """
     path = Path(folder) / "samples.png" if out is None else Path(out)
+    check_seed(seed)
     writers: dict[str, Callable[[torch.Tensor, Path], None]] = {".png": image_grid, ".npy": _save_array}
     if path.suffix not in writers:
         raise InvalidInput("no such kind of file", where="--out", value=path, expected=" or ".join(writers))
@@ -130,6 +132,7 @@ def sample(
     program = load_run(folder, FUNCTIONS, trust=trust).program
     with forked(torch.device("cpu"), seed=seed):
         samples = draw_samples(program, num, mean=path.suffix == ".png")
+    path.parent.mkdir(parents=True, exist_ok=True)
     writers[path.suffix](samples, path)
     return path, tuple(samples.shape)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Literal
 
-import torch
-
 from pyro_dgm.data import Dataset, Split
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.evaluation.active_units import active_units
@@ -70,16 +68,15 @@ def estimate(
     start = time.perf_counter()
     program, data = run.program, run.data
     assert data is not None  # of callers here, not of users
-    parameter = next(iter(program.parameters()), torch.zeros(()))
-    part = evaluated(data, split=split, num_data=num_data).to(parameter.device, parameter.dtype)
+    part = evaluated(data, split=split, num_data=num_data)
     seed = run.config["training"]["seed"]
-    with forked(parameter.device, seed=seed):
-        batch = part.batch(torch.arange(len(part), device=parameter.device))
+    with forked(run.device, seed=seed):
+        batch = run.batch(part)
         value = log_likelihood(
             program.model, program.guide, *batch, num_particles=num_particles, progress=progress
         )
         units = active_units(program.guide, *batch)
-    published = run.config.get("published")
+    published, rows = run.config.get("published"), run.rows
     return Ledger(
         config=run.config["run"]["name"],
         config_sha256=run.config["run"]["sha256"],
@@ -98,7 +95,7 @@ def estimate(
         active_units=units,
         num_parameters=sum(weight.numel() for weight in program.parameters()),
         seed=seed,
-        training_seconds=run.rows[-1]["seconds"],
+        training_seconds=rows[-1]["seconds"] if rows else None,  # no row: it was stopped in its first epoch
         evaluation_seconds=time.perf_counter() - start,
         versions=versions(),
     )

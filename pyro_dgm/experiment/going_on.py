@@ -1,4 +1,4 @@
-"""Whether a run may go on: its config, files and versions against those of now."""
+"""Whether a run may go on: its config, files, data and versions against those of now."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_going_on(old: Config, new: Config, *, given: Config, sources: Path) ->
         sources: folder of the user's files.
 
     Raises:
-        IntegrityError: another config, or user files that have changed; all differences are named.
+        IntegrityError: another config, or user files or data that have changed; all differences are named.
     """
     found = differences(old, new, given=given)
     if found:
@@ -99,6 +99,15 @@ def check_going_on(old: Config, new: Config, *, given: Config, sources: Path) ->
             value=", ".join(str(path) for path in changed),
             expected="the files that it began with",
             cure="to put them back (the run has copies), or another --out for a new run",
+        )
+    known = old["run"].get("data_sha256")  # older runs have none
+    if known is not None and known != new["run"]["data_sha256"]:
+        raise IntegrityError(
+            "changed data",
+            where="the run to go on with",
+            value=f"sha256 {new['run']['data_sha256']}",
+            expected=f"the data that it began with, sha256 {known}",
+            cure="to put their files back, or another --out for a new run",
         )
     _warn_of_versions(old["run"].get("versions") or {}, new["run"]["versions"])
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from pyro_dgm.diagnostics import Reliability, reliability, to_inferencedata, write_inferencedata
 from pyro_dgm.diagnostics.psis import import_arviz
-from pyro_dgm.errors import Fault, IncompatibleModel
+from pyro_dgm.errors import Fault, IncompatibleModel, InvalidInput
 from pyro_dgm.evaluation.ledger import Ledger
 from pyro_dgm.experiment.run import POSTERIOR, Run
 from pyro_dgm.objectives.inspection import inspect_pair
@@ -77,16 +76,16 @@ def draw_posterior(run: Run, *, num_samples: int = NUM_SAMPLES, num_data: int = 
         num_data: number of test data; fewer if there are fewer.
 
     Raises:
-        InvalidInput: no draws or no data, or a pair without weights.
+        InvalidInput: fewer than two draws, no data, or a pair without weights.
         IncompatibleModel: the model is implicit or unnormalised.
     """
     program, data = run.program, run.data
     assert data is not None  # of callers here, not of users
     check_counts(num_samples=num_samples, num_data=num_data)
-    parameter = next(iter(program.parameters()), torch.zeros(()))
-    part = data.test[:num_data].to(parameter.device, parameter.dtype)
-    with forked(parameter.device, seed=run.config["training"]["seed"]):
-        batch = part.batch(torch.arange(len(part), device=parameter.device))
+    if num_samples < 2:
+        raise InvalidInput("one draw, which has no spread", where="num_samples", expected="at least 2")
+    with forked(run.device, seed=run.config["training"]["seed"]):
+        batch = run.batch(data.test[:num_data])
         idata = to_inferencedata(program.model, program.guide, *batch, num_samples=num_samples)
     path = run.folder / POSTERIOR
     write_inferencedata(idata, path)
@@ -101,8 +100,7 @@ def posterior_if_any(run: Run) -> Diagnosis | None:
     """
     path = run.folder / POSTERIOR
     try:
-        if path.is_file():
-            idata = import_arviz().from_netcdf(str(path))
+        if (idata := _read(path)) is not None:
             return Diagnosis(path, idata, reliability(idata))
         if not _has_latents(run):
             logger.info("no %s: the model has no latent variables", POSTERIOR)
@@ -115,13 +113,20 @@ def posterior_if_any(run: Run) -> Diagnosis | None:
     return None
 
 
+def _read(path: Path) -> InferenceData | None:
+    if not path.is_file():
+        return None
+    try:
+        return import_arviz().from_netcdf(str(path))
+    except (OSError, ValueError) as error:  # what the library says of a file that is cut off
+        warnings.warn(f"{path} cannot be read and is drawn anew: {error}", stacklevel=2)
+        return None
+
+
 def _has_latents(run: Run) -> bool:
     program, data = run.program, run.data
     assert data is not None
-    parameter = next(iter(program.parameters()), torch.zeros(()))
-    part = data.test[:2].to(parameter.device, parameter.dtype)
-    batch = part.batch(torch.arange(len(part), device=parameter.device))
-    return inspect_pair(program.model, program.guide, batch).has_latents
+    return inspect_pair(program.model, program.guide, run.batch(data.test[:2])).has_latents
 
 
 def summarize(idata: InferenceData, *, rows: int = 3, most: int = 20) -> list[dict[str, Any]]:

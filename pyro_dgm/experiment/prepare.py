@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyro
 import torch
@@ -20,17 +19,9 @@ from pyro_dgm.experiment.config import Config, config_hash, normalize, override,
 from pyro_dgm.experiment.estimate import FUNCTIONS
 from pyro_dgm.experiment.memory import bounded, require_room
 from pyro_dgm.experiment.rehearsal import rehearse
-from pyro_dgm.experiment.run import batch_facts
+from pyro_dgm.experiment.run import batch_facts, data_hash
 from pyro_dgm.experiment.user_files import importable, used_files
-from pyro_dgm.training.options import (
-    check_counts,
-    check_length,
-    check_not_negative,
-    check_positive,
-    check_seed,
-    resolve_device,
-    resolve_dtype,
-)
+from pyro_dgm.training.options import check_counts, check_seed, check_training
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,7 @@ def prepared(config_path: str | Path, *, changes: Iterable[tuple[str, str]] = ()
             objects, resolved = build(config, FUNCTIONS)
             require_room(objects.program)
         with section("training"):
-            _check_training(objects.training)
+            check_training(**objects.training.as_dict())
         with section("evaluation"):
             check_counts(**{name: objects.evaluation[name] for name in ("num_particles", "num_data")})
         with bounded():
@@ -86,6 +77,7 @@ def prepared(config_path: str | Path, *, changes: Iterable[tuple[str, str]] = ()
             "name": path.stem,
             "sha256": config_hash(config),
             "batch": batch_facts(objects.data.train.batch(torch.arange(1))),
+            "data_sha256": data_hash(objects.data),
             "files": used_files(path.parent),
             "versions": versions(),
         }
@@ -108,13 +100,3 @@ def section(name: str) -> Iterator[None]:
         raise InvalidInput(
             fault.what, where=where, value=fault.value, expected=fault.expected, cure=fault.cure
         ) from fault
-
-
-def _check_training(options: Any) -> None:
-    """What ``fit`` would refuse, found before a run directory is made."""
-    check_length(options.epochs, options.steps)
-    check_counts(**{name: options[name] for name in ("batch_size", "validate_every", "early_stopping")})
-    check_positive(clip_norm=options.clip_norm, max_loss=options.max_loss)
-    check_not_negative(checkpoint_seconds=options.checkpoint_seconds)
-    resolve_device(options.device)
-    resolve_dtype(options.precision)

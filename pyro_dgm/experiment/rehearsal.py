@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from contextlib import suppress
 from typing import Any
@@ -75,7 +76,9 @@ def _rehearse_players(objects: Namespace, batch: tuple[Any, ...]) -> None:
             cure="the optimizer argument of the objective",
         )
     players = _run("objective", objects.objective.players, objects.program)
-    _run("objective", Players, players)  # makes the optimisers, which check their learning rates
+    steps = _run("objective", Players, players)  # makes the optimisers, which check their learning rates
+    for optimizer in steps.optimizers.values():
+        _require_no_closure(type(optimizer), "objective")
     for player in players:
         loss = require_loss(_run("objective", player.loss, *batch), player.name)
         _run("objective", loss.backward, inputs=[p for p in player.parameters if p.requires_grad])
@@ -88,12 +91,14 @@ def _run(key: str, function: Any, *args: Any, **kwargs: Any) -> Any:
         if _TABLE not in fault.what:
             raise
         raise type(fault)(fault.what.partition(_TABLE)[0], where=fault.where) from fault
-    except (OSError, MemoryError):
+    except (OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except (
         Exception
     ) as error:  # whatever the user's networks raise; Pyro's warnings too, where they are errors
         text = str(error).partition(_TABLE)[0]
+        if "allocate memory" in text:  # torch's RuntimeError where there is no more of it
+            raise
         value = f"{type(error).__name__}: {text}"
         expected = f"a step on {_FEW} data, or on a batch if that is less"
         cure = "another objective, a program that fits the data, or a larger batch_size"
@@ -131,5 +136,28 @@ def _check_optimizer(objects: Namespace, config: Config) -> None:
             cure="1e-3",
         )
     optimizer = (objects.optimizer or adam)(list(objects.program.parameters()))
+    _require_no_closure(type(optimizer), "optimizer")
     if objects.scheduler is not None:
         objects.scheduler(optimizer)
+
+
+def needs_closure(optimizer: type[torch.optim.Optimizer]) -> bool:
+    """Whether the step of an optimiser must be given the loss, which it runs itself, as often as it likes.
+
+    Example:
+        >>> needs_closure(torch.optim.LBFGS), needs_closure(torch.optim.Adam)
+        (True, False)
+    """
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
+
+
+def _require_no_closure(optimizer: type[torch.optim.Optimizer], key: str) -> None:
+    if needs_closure(optimizer):
+        raise InvalidInput(
+            "an optimizer that runs the loss itself",
+            where=key,
+            value=optimizer.__name__,
+            expected="one that steps along a gradient",
+            cure="torch.optim.Adam",
+        )

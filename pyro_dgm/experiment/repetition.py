@@ -13,10 +13,11 @@ from typing import Any
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.evaluation.ledger import Ledger, write_json
 from pyro_dgm.experiment.config import override, read_config
+from pyro_dgm.experiment.main_process import num_processes
 from pyro_dgm.experiment.place import Place
 from pyro_dgm.experiment.prepare import section
 from pyro_dgm.experiment.run import CONFIG
-from pyro_dgm.experiment.training import is_main_process, train
+from pyro_dgm.experiment.training import train
 from pyro_dgm.training.options import check_counts, check_seed
 
 SEEDS = "seeds.json"
@@ -97,11 +98,10 @@ def repeat(
         Fault: of a run; see :func:`~pyro_dgm.experiment.train`.
     """
     path, changes = Path(config_path), list(changes)
-    if not is_main_process():
+    if num_processes() > 1:
         cure = "one command a seed, with --training.seed"
         raise InvalidInput("several seeds in several processes", where="--seeds", value=num_seeds, cure=cure)
-    with section("--seeds"):
-        check_counts(num_seeds=num_seeds)
+    check_counts(**{"--seeds": num_seeds})
     first = (override(read_config(path), changes).get("training") or {}).get("seed", 0)
     with section("training"):
         check_seed(first)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,8 +15,8 @@ import torch
 import yaml
 
 from pyro_dgm.atomic import write_text
-from pyro_dgm.data import Dataset
-from pyro_dgm.errors import InvalidInput, ResourceError
+from pyro_dgm.data import Dataset, Split
+from pyro_dgm.errors import IntegrityError, InvalidInput, ResourceError
 from pyro_dgm.experiment.build import Functions, build
 from pyro_dgm.experiment.class_names import dotted_names, foreign_names
 from pyro_dgm.experiment.config import Config, override, read_config
@@ -46,10 +48,29 @@ class Run:
     data: Dataset | None
 
     @property
+    def device(self) -> torch.device:
+        """Where the program is."""
+        return next(iter(self.program.parameters()), torch.zeros(())).device
+
+    def batch(self, part: Split) -> tuple[torch.Tensor, ...]:
+        """A whole part of the data as one batch, where the program is and of its type.
+
+        Args:
+            part: of the data.
+        """
+        parameter = next(iter(self.program.parameters()), torch.zeros(()))
+        part = part.to(parameter.device, parameter.dtype)
+        return part.batch(torch.arange(len(part), device=parameter.device))
+
+    @property
     def rows(self) -> list[dict[str, Any]]:
-        """Rows of ``metrics.jsonl``."""
-        with open(self.folder / METRICS, encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+        """Rows of ``metrics.jsonl``; a last line that was not finished is left out."""
+        path = self.folder / METRICS
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        try:
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except ValueError as error:
+            raise IntegrityError("damaged metrics", where=str(path), value=error) from error
 
 
 def keep_sources(folder: Path, config: Mapping[str, Any], *, source: Path) -> None:
@@ -123,7 +144,7 @@ def load_run(
         InvalidInput: the folder is no run, or names code that is not trusted, or the data are of another shape.
         IntegrityError: a damaged checkpoint or a changed file.
     """
-    folder = Path(folder)
+    folder, data_changes = Path(folder), list(data_changes)
     config = override(read_run_config(folder), data_changes)
     facts = config["run"]
     sections = ["program", "data"] if with_data else ["program"]
@@ -146,6 +167,9 @@ def load_run(
         )
     if with_data:
         _check_batch(batch_facts(objects.data.train.batch(torch.arange(1))), facts["batch"])
+        if not data_changes and facts.get("data_sha256") not in (None, data_hash(objects.data)):
+            text = f"{folder}: the data are not those that the run was trained on; they have changed since"
+            warnings.warn(text, stacklevel=2)
     program.to(resolve_dtype((config.get("training") or {}).get("precision", "float32")))
     load_weights(program, folder)
     return Run(folder, config, program.eval(), objects.data if with_data else None)
@@ -162,3 +186,18 @@ def _check_batch(found: list[list[Any]], expected: list[list[Any]]) -> None:
 def batch_facts(batch: tuple[torch.Tensor, ...]) -> list[list[Any]]:
     """Type and shape of the data in a batch, as ``config.yaml`` holds them."""
     return [[str(part.dtype).removeprefix("torch."), *part.shape[1:]] for part in batch]
+
+
+def data_hash(data: Dataset) -> str:
+    """sha256 of all data as they are stored, before any noise that is drawn anew for each batch.
+
+    Args:
+        data: a data set.
+    """
+    found = hashlib.sha256()
+    for part in (data.train, data.val, data.test):
+        for column in (part.x, part.y, part.index):
+            if column is not None:
+                found.update(f"{column.dtype} {tuple(column.shape)}".encode())
+                found.update(column.contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -68,23 +68,21 @@ def draw_pictures(run: Run) -> dict[str, Path]:
     """
     program, data = run.program, run.data
     assert data is not None  # of callers here, not of users
-    parameter = next(iter(program.parameters()), torch.zeros(()))
     is_image = len(data.data_shape) in (2, 3)
     draw: dict[str, Callable[[Path], None]] = {"curves": partial(training_curve, run.rows)}
     if takes_n(program) and is_image:
         draw["samples"] = partial(_draw_images, program)
     elif takes_n(program) and len(data.data_shape) == 1 and data.data_shape[0] > 1:
         draw["samples"] = partial(_draw_cloud, program, data.test[:_NUM_POINTS].x)
-    part = data.test[:_NUM_PAIRS].to(parameter.device, parameter.dtype)
-    batch = part.batch(torch.arange(len(part), device=parameter.device))
-    with forked(parameter.device):
+    batch = run.batch(data.test[:_NUM_PAIRS])
+    with forked(run.device):
         has_latents = bool(poutine.trace(program.guide).get_trace(*batch).stochastic_nodes)
     if is_image and has_latents:
         draw["reconstructions"] = partial(_draw_reconstructions, program, batch)
     pictures = {name: run.folder / f"{name}.png" for name in draw}
     for name, path in pictures.items():
         if not path.exists():
-            with forked(parameter.device, seed=run.config["training"]["seed"]):
+            with forked(run.device, seed=run.config["training"]["seed"]):
                 draw[name](path)
     return pictures
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from pyro_dgm.evaluation.ledger import Ledger, read_ledger, write_ledger
 from pyro_dgm.experiment.config import Config
 from pyro_dgm.experiment.estimate import estimate, evaluated
 from pyro_dgm.experiment.going_on import check_going_on, differences
+from pyro_dgm.experiment.main_process import is_main_process
 from pyro_dgm.experiment.place import Place
 from pyro_dgm.experiment.posterior import posterior_if_any
 from pyro_dgm.experiment.prepare import Prepared, prepared, section
@@ -72,7 +72,11 @@ class EventFiles(Callback):
 
 
 class ConfigWriter(Callback):
-    """Writes the config once ``fit`` has accepted its arguments, before the first checkpoint."""
+    """Writes the config once ``fit`` has accepted its arguments, before the first checkpoint.
+
+    What was made of earlier weights goes before the checkpoint at the end of an epoch: a run that is not finished
+    may have been evaluated meanwhile.
+    """
 
     def __init__(self, place: Place, ready: Prepared, config: Config, *, writes: bool) -> None:
         self.place, self.ready, self.config, self.writes = place, ready, config, writes
@@ -81,7 +85,7 @@ class ConfigWriter(Callback):
         self.now()
 
     def on_epoch(self, state: TrainingState) -> None:
-        pass
+        self._remove_derived()
 
     def now(self) -> None:
         """Also for a finished run, whose evaluation alone is another one."""
@@ -89,11 +93,14 @@ class ConfigWriter(Callback):
         if self.writes:
             if not self.place.goes_on:
                 keep_sources(folder, self.config, source=self.ready.path.parent)
-            for name in DERIVED:  # of the shorter run, or of another evaluation
-                (folder / name).unlink(missing_ok=True)
+            self._remove_derived()  # of the shorter run, or of another evaluation
             write_config(folder, self.config)
         self.place.begin()
         self.writes = False
+
+    def _remove_derived(self) -> None:
+        for name in DERIVED:
+            (self.place.folder / name).unlink(missing_ok=True)
 
 
 def train(
@@ -145,18 +152,13 @@ def train(
             kept = {name: old["run"][name] for name in ("files", "versions") if name in old["run"]}
             config = {**config, "run": {**config["run"], **kept}} if writes else old
         else:
-            _check_weights(ready)
+            _check_weights(ready, replaced=folder if overwrite else None)
         begin = ConfigWriter(place, ready, config, writes=writes)
         with section("training"):
             _fit(ready, [begin, EventFiles(folder)], out=folder, resume=resume, progress=progress)
         begin.now()
         run = Run(folder, config, ready.objects.program.eval(), ready.objects.data)
         return _finish(run, evaluation, progress=progress)
-
-
-def is_main_process() -> bool:
-    """Whether this process is the only one of its training, or the first of those that ``torchrun`` started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def _fit(ready: Prepared, callbacks: Iterable[Callback] = (), **options: Any) -> None:
@@ -173,12 +175,14 @@ def _fit(ready: Prepared, callbacks: Iterable[Callback] = (), **options: Any) ->
     )
 
 
-def _check_weights(ready: Prepared) -> None:
+def _check_weights(ready: Prepared, *, replaced: Path | None) -> None:
     """Names the key where the weights to start from are not to be had, before a folder is written into."""
     source = ready.objects.training.init_from
     if source is None:
         return
     try:
+        if replaced is not None and Path(source).resolve().is_relative_to(replaced.resolve()):
+            raise InvalidInput("the run that would be overwritten", where="--out", cure="another --out")
         load_weights(ready.objects.program, source)
     except (InvalidInput, IntegrityError) as fault:
         cause = f"{source}: {fault}" if str(source) not in str(fault) else str(fault)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from pyro_dgm.cli.class_help import class_help, fitting
+from pyro_dgm.cli.plain_text import WIDTH, first_sentence, formula, plain
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.experiment.build import build
-from pyro_dgm.experiment.class_help import class_help, fitting
 from pyro_dgm.experiment.class_names import check_config
 from pyro_dgm.experiment.config import OBJECTS, parse_yaml
 from pyro_dgm.experiment.estimate import FUNCTIONS
-from pyro_dgm.experiment.plain_text import WIDTH, first_sentence, formula, plain
 
 SECTIONS = {key: fitting(key) for key in OBJECTS}
 PIECES = fitting("program.prior")

@@ -35,6 +35,11 @@ def test_training_leaves_a_posterior_and_its_verdict(trained: Path) -> None:
     assert ledger.reliable == verdict.reliable and ledger.reasons == list(verdict.reasons)
 
 
+def test_one_draw_tells_nothing(run: Path, fault: Fault) -> None:
+    code, line = fault("diagnose", run, "--num-samples", "1")
+    assert code == 2 and "num_samples" in line
+
+
 def test_a_diagnosis_is_of_as_many_draws_and_data_as_asked_and_reaches_the_ledger(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

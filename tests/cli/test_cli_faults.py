@@ -65,6 +65,10 @@ FAULTS: dict[str, tuple[list[str], str]] = {
     "zero rate": (["--optimizer.lr=0"], "bad learning rate in optimizer.init_args.lr: 0"),
     "NaN rate": (["--optimizer.lr=.nan"], "optimizer.init_args"),
     "infinite rate": (["--optimizer.lr=.inf"], "bad learning rate in optimizer.init_args.lr: inf"),
+    "an optimizer that runs the loss itself": (
+        ["--optimizer.class_path=LBFGS"],
+        "an optimizer that runs the loss itself in optimizer: LBFGS",
+    ),
     "negative epochs": (["--training.epochs=-1"], "bad number in training.epochs: -1"),
     "no length": (["--training.steps=null"], "epochs or steps"),
     "grey data under Bernoulli": (["--data.binarize=none"], "is grey in data.train"),
@@ -172,3 +176,16 @@ def test_a_divergence_is_code_4_and_leaves_the_run(
     assert main(["train", str(tiny), "--out", str(out), *changes]) == 4
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
     assert (out / "config.yaml").is_file() and not (out / "evaluation.json").exists()
+
+
+def test_an_argument_of_the_users_without_a_type_is_named(
+    tmp_path: Path, tiny_text: str, fault: Fault
+) -> None:
+    (tmp_path / "untyped_objective.py").write_text(
+        "class Loss:\n    def __init__(self, scale): pass\n    def __call__(self, model, guide, x): pass\n"
+    )
+    (tmp_path / "own.yaml").write_text(
+        tiny_text.replace("pyro_dgm.objectives.ELBO", "untyped_objective.Loss")
+    )
+    code, line = fault("train", tmp_path / "own.yaml", "--dry-run", "--objective.scale=2")
+    assert code == 2 and "argument without an annotation in objective.init_args.scale" in line

@@ -162,10 +162,24 @@ def test_sigterm_before_training_leaves_no_run(
     tiny: Path, tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "pyro_dgm.experiment.training._check_weights", lambda ready: os.kill(os.getpid(), signal.SIGTERM)
+        "pyro_dgm.experiment.training._check_weights", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
     )
     assert fault("train", tiny, "--out", tmp_path / "run")[0] == 143
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "cure"),
+    [("--resume", "with --resume"), ("--overwrite", "instead of --overwrite, if training had begun")],
+)
+def test_an_older_run_that_was_put_back_is_not_to_be_resumed_unasked(
+    option: str, cure: str, tiny: Path, tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "pyro_dgm.experiment.training._check_weights", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)
+    )
+    code, line = fault("train", tiny, "--out", tmp_path / "run", option)
+    assert code == 130 and line.endswith(cure)
 
 
 def test_a_thread_that_is_not_the_main_one_can_call_the_command_line(trained: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -71,6 +72,8 @@ def test_an_interrupted_run_goes_on_to_the_very_files_of_one_that_was_not(
     assert out == "" and line.startswith(f"error: interrupted by {number.name} after step 18;")
     assert "the same command with --resume" in line
     assert not (tmp_path / "cut" / "evaluation.json").exists()
+    for command in ("evaluate", "diagnose", "sample"):  # of weights that are not the last ones
+        assert main([command, str(tmp_path / "cut")]) == 0
     assert main([*arguments, str(tmp_path / "cut"), "--resume"]) == 0
     whole, cut = state(tmp_path / "whole"), state(tmp_path / "cut")
     same = [
@@ -199,6 +202,54 @@ def test_a_changed_file_of_the_users_is_refused_by_its_name(
     assert code == 3 and "changed files" in line and "own_objective.py" in line
 
 
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_changed_data_are_refused_and_an_evaluation_on_them_warns(
+    tmp_path: Path, tiny_text: str, fault: Fault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.random.default_rng(0).integers(0, 2, size=(60, 1, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    config = yaml.safe_load(tiny_text)
+    config["data"] = {"class_path": "pyro_dgm.data.Arrays", "init_args": {"train": str(tmp_path / "x.npy")}}
+    config["training"]["batch_size"] = 16
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))
+    run = tmp_path / "run"
+    arguments = ["train", str(tmp_path / "own.yaml"), "--out", str(run), "--resume"]
+    assert main(arguments) == 0
+    before = state(run)
+    np.save(tmp_path / "x.npy", 1 - x)
+    code, line = fault(*arguments)
+    assert code == 3 and "changed data" in line and state(run) == before
+    assert main(["evaluate", str(run)]) == 0
+    assert "warning: " in (err := capsys.readouterr().err) and "they have changed since" in err
+    np.save(tmp_path / "x.npy", x)
+    assert main(arguments) == 0
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_posterior_that_was_cut_off_is_drawn_anew(
+    tiny: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = numbers(run)
+    content = (run / "posterior.nc").read_bytes()
+    (run / "posterior.nc").write_bytes(content[:5000])
+    (run / "evaluation.json").unlink()
+    assert main(["train", str(tiny), "--out", str(run), "--resume"]) == 0
+    assert "is drawn anew" in capsys.readouterr().err
+    assert numbers(run) == before and len((run / "posterior.nc").read_bytes()) == len(content)
+
+
+def test_a_run_without_a_whole_row_of_metrics_is_evaluated(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_before(1, signal.SIGTERM, patch)
+        assert main(["train", str(tiny), "--out", str(run)]) == 143
+    (run / "metrics.jsonl").write_text('{"step"')
+    assert main(["evaluate", str(run)]) == 0
+    assert read_ledger(run / "evaluation.json").training_seconds is None
+
+
 @pytest.mark.parametrize(
     "kept", [[], ["checkpoints", "metrics.jsonl"], ["config.yaml", "metrics.jsonl"], None]
 )
@@ -240,3 +291,7 @@ def test_a_run_begins_with_the_weights_of_another(
     assert code == 3 and "training.init_from" in line
     assert "encoder.0.weight has shape (8, 64) instead of (9, 64)" in line or "instead of (9, 64)" in line
     assert not (tmp_path / "a").exists()
+    before = state(out)
+    code, line = fault("train", tiny, "--out", out, "--overwrite", "--init-from", out)
+    assert code == 2 and "training.init_from" in line and "would be overwritten" in line
+    assert state(out) == before

@@ -98,6 +98,59 @@ def test_samples_are_drawn_into_a_picture_or_an_array(
     assert main([*arguments, "--overwrite", "--seed", "1"]) == 0
     assert not np.array_equal(np.load(file), draws)
     assert main(["sample", str(trained)]) == 0 and (trained / "samples.png").is_file()
+    assert main(["sample", str(trained), "--out", str(tmp_path / "new" / "x.npy")]) == 0
+    code, line = fault("sample", trained, "--seed", "-1")
+    assert code == 2 and "bad seed" in line
+
+
+IMPLICIT = """
+import pyro
+import torch
+
+from pyro_dgm import Program
+
+
+class Generator(Program):
+    def __init__(self, data_dim: int) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(2, data_dim)
+
+    def model(self, x=None, *, n=1):
+        pyro.module(self.pyro_name, self)
+        with pyro.plate("data", n if x is None else len(x)):
+            z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1))
+        return self.net(z)
+
+    def guide(self, x=None, *, n=1):
+        pass
+
+
+class Moments:
+    def __call__(self, model, guide, x):
+        return len(x) * (model(x).mean(0) - x.mean(0)).square().sum()
+"""
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_model_without_densities_is_trained_and_leaves_no_ledger(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    (tmp_path / "implicit_moons.py").write_text(IMPLICIT)
+    config = tmp_path / "moons.yaml"
+    config.write_text(
+        "program: {class_path: implicit_moons.Generator}\nobjective: {class_path: implicit_moons.Moments}\n"
+        "data: {class_path: pyro_dgm.data.Moons}\ntraining: {steps: 3}\n"
+    )
+    run = tmp_path / "run"
+    for more in ([], ["--resume"]):
+        assert main(["train", str(config), "--out", str(run), "--json", *more]) == 0
+        out, err = capsys.readouterr()
+        assert err.count("warning: no evaluation.json: ") == 1
+        assert json.loads(out).keys() == {"run", "pictures"}
+    assert (run / "samples.png").is_file()
+    assert not (run / "evaluation.json").exists() and not (run / "posterior.nc").exists()
+    assert fault("evaluate", run, "--trust")[0] == 2
+    assert "not evaluated" in fault("compare", run, run)[1]
 
 
 def test_a_latin_terminal_and_a_closed_one_bring_no_traceback(

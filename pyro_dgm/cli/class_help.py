@@ -13,13 +13,14 @@ from docstring_parser.common import Docstring
 from docstring_parser.google import DEFAULT_SECTIONS, GoogleParser, Section, SectionType
 from torch import nn
 
+from pyro_dgm.cli.plain_text import first_sentence, inline, plain, wrap
 from pyro_dgm.data import Dataset
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.evaluation.ledger import Published
 from pyro_dgm.experiment.class_names import resolve, suggest
 from pyro_dgm.experiment.config import OBJECTS
 from pyro_dgm.experiment.estimate import FUNCTIONS
-from pyro_dgm.experiment.plain_text import first_sentence, inline, plain, wrap
+from pyro_dgm.experiment.rehearsal import needs_closure
 from pyro_dgm.objectives.player import HasPlayers
 from pyro_dgm.program import Program
 
@@ -51,12 +52,8 @@ def _is_objective(cls: type) -> bool:
 
 
 def _is_optimizer(cls: type) -> bool:
-    # One whose step needs a closure runs the loss itself, as often as it likes.
-    return (
-        issubclass(cls, torch.optim.Optimizer)
-        and cls is not torch.optim.Optimizer
-        and inspect.signature(cls.step).parameters["closure"].default is None
-    )
+    base = torch.optim.Optimizer
+    return issubclass(cls, base) and cls is not base and not needs_closure(cls)
 
 
 def _is_scheduler(cls: type) -> bool:
