@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pyro_dgm.cli import main
+from tests.faults.saved_runs import train
 
 TINY = """
 program: {class_path: pyro_dgm.models.VAE, init_args: {latent_dim: 2, hidden: [8]}}
@@ -108,3 +112,27 @@ def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Place:
     (tmp_path / "tiny.yaml").write_text(TINY.replace("binary.npy", str(tmp_path / "binary.npy")))
     shutil.copy(Path(__file__).with_name("programs.py"), tmp_path / "programs_with_faults.py")
     return Place(tmp_path, capsys)
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("original") / "run"
+    torch.manual_seed(0)
+    train(out)
+    return out
+
+
+@pytest.fixture
+def run(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "run"))
+
+
+@pytest.fixture
+def no_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reaches for a pickle fails, whether its code would have run or not."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a pickle was read")
+
+    for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
+        monkeypatch.setattr(module, name, refuse)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import io
 import os
 from collections.abc import Callable
@@ -20,6 +21,8 @@ _NAMES = {
     "rmdir": "rmdir",
 }
 CALLS = ("open", "write", "fsync", "mkdir", "rename", "truncate", "unlink", "rmdir")
+# What needs room on a full disk; files and folders can still be removed.
+NEED_ROOM = ("open", "write", "fsync", "mkdir", "rename")
 
 
 class Hook(Protocol):
@@ -90,6 +93,23 @@ class Tap:
             return _File(original(path, mode, *args, **kwargs), self._hook)
 
         return tapped
+
+
+class Disk:
+    """Hook for a tap under which calls fail from the n-th on, once or for good."""
+
+    def __init__(self, nth: int, *, number: int = errno.ENOSPC, stays: bool = False) -> None:
+        self.nth, self.number, self.stays = nth, number, stays
+        self.calls: list[str] = []
+
+    def __call__(self, call: str, half: Callable[[], None]) -> None:
+        if call not in NEED_ROOM:
+            return
+        self.calls.append(call)
+        at = len(self.calls) - 1
+        if at == self.nth or (self.stays and at > self.nth >= 0):
+            half()
+            raise OSError(self.number, os.strerror(self.number))
 
 
 class _File:

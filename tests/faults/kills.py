@@ -13,93 +13,22 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyro_dgm.errors import Fault
-from pyro_dgm.training import checkpoint_files, load_weights
 from tests.faults import digits_run
 from tests.faults.children import ZONES, Marks, Trap, fork, mark, wait
 from tests.faults.filesystem import CALLS
+from tests.faults.outcomes import Outcome, first_difference, look
+from tests.faults.process_kills import kill_processes
 
 # Calls in a zone are fewer than this, or a little more: a trap that is not reached waits for the next visit.
 _MOST_CALLS = {"save": 50, "row": 2, "start": 12}
 _PLAN = ("save", "time", "save", "row", "time", "save", "start", "time", "save", "time")
 _LONGEST = 0.8  # seconds until a kill at a random moment; the run takes two or three
-_PROCESS = """
-program: {class_path: pyro_dgm.models.VAE, init_args: {latent_dim: 4, hidden: [32]}}
-objective: {class_path: pyro_dgm.objectives.ELBO}
-data: {class_path: pyro_dgm.data.Digits, init_args: {binarize: dynamic}}
-optimizer: {class_path: torch.optim.Adam, init_args: {lr: 3.0e-3}}
-training: {epochs: 250, ema: 0.99, early_stopping: 1000, checkpoint_seconds: 0.02, validate_every: 2, device: cpu}
-evaluation: {num_particles: 3, num_data: 20}
-"""
-
-
-@dataclass
-class Outcome:
-    """What happened to all the runs."""
-
-    kills: int = 0
-    zones: Counter[str] = field(default_factory=Counter)
-    calls: Counter[str] = field(default_factory=Counter)
-    chains: int = 0
-    identical: int = 0
-    processes: int = 0
-    faults: list[str] = field(default_factory=list)
-
-    def table(self) -> str:
-        """The table that the command prints."""
-        calls = "\n".join(f"  {name:24}{number:6}" for name, number in sorted(self.calls.items()))
-        return (
-            f"kills                     {self.kills:6}\n"
-            f"  inside a save           {self.zones['save']:6}\n"
-            f"  while a row was written {self.zones['row']:6}\n"
-            f"  while a run was opened  {self.zones['start']:6}\n"
-            f"  elsewhere in training   {self.zones['elsewhere']:6}\n"
-            f"  of the command line     {self.processes:6}\n"
-            f"killed in the call\n{calls}\n"
-            f"runs                      {self.chains:6}\n"
-            f"bit-identical at the end  {self.identical:6}\n"
-            f"laws broken               {len(self.faults):6}\n"
-            + "".join(f"  {line}\n" for line in self.faults)
-        )
-
-
-def look(out: Path, completed: set[int]) -> list[str]:
-    """What is wrong with a run that was killed.
-
-    Args:
-        out: its folder.
-        completed: steps whose checkpoint was written to the end.
-    """
-    faults, good = [], set()
-    for folder in (out / "checkpoints").glob("[!.]*"):
-        try:
-            _, plain = checkpoint_files.read(folder)
-            if folder.name.startswith("step-"):
-                good.add(plain["loop"]["count"])
-                if plain["best"]["folder"] is not None:
-                    checkpoint_files.read(folder.with_name(plain["best"]["folder"]))
-        except Fault as fault:
-            faults.append(f"unreadable: {fault}")
-    if len(good) < min(2, len(completed)) or max(good, default=0) < max(completed, default=0):
-        faults.append(f"lost: {sorted(completed)[-2:]} were saved, {sorted(good)} are there")
-    try:
-        if completed:
-            load_weights(digits_run.make_program(), out)
-        rows = digits_run.rows(out) if (out / "metrics.jsonl").exists() else []
-        if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)):
-            faults.append(f"rows doubled or lost: {[row['epoch'] for row in rows]}")
-    except (Fault, ValueError) as error:
-        faults.append(f"unreadable: {error}")
-    return faults
 
 
 class Chain:
@@ -174,64 +103,8 @@ def kill_children(folder: Path, outcome: Outcome, *, kills: int, seed: int) -> N
             outcome.identical += 1
         else:
             outcome.faults.append(
-                f"another end of {chain.name} after {outcome.kills} kills: {_first(expected, found)}"
+                f"another end of {chain.name} after {outcome.kills} kills: {first_difference(expected, found)}"
             )
-
-
-def _first(expected: Any, found: Any) -> str:
-    """Keys under which two endings differ."""
-    if not (expected and found):
-        return "no end"
-    return ", ".join(name for name in expected if expected[name] != found[name])
-
-
-def kill_processes(folder: Path, outcome: Outcome, *, kills: int, seed: int) -> None:
-    """Kills ``pyro-dgm train`` at random moments of its training, and lets it go on."""
-    rng = random.Random(seed + 1)
-    (folder / "digits.yaml").write_text(_PROCESS)
-
-    def start(out: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "pyro_dgm.cli", "train", str(folder / "digits.yaml")]
-        return subprocess.Popen(
-            [*command, "--out", str(out), "--resume"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-
-    def finish(out: Path) -> dict[str, Any] | None:
-        process = start(out)
-        output, _ = process.communicate()
-        if process.returncode != 0:
-            outcome.faults.append(f"a process ended with {process.returncode}: {output[-300:]!r}")
-            return None
-        ledger = json.loads((out / "evaluation.json").read_text())
-        ending = digits_run.ending(out)
-        return {**ending, "log_likelihood": ledger["log_likelihood"], "elbo": ledger["elbo"]}
-
-    expected = finish(folder / "process-peace")
-    out = folder / "process"
-    while outcome.processes < kills:
-        before = _newest(out)
-        process = start(out)
-        while process.poll() is None and _newest(out) == before:
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0.0, 0.4))
-        process.kill()
-        process.communicate()
-        if process.returncode != -signal.SIGKILL:
-            outcome.faults.append(f"a process ended with {process.returncode} before it was killed")
-            break
-        outcome.processes += 1
-        outcome.faults += look(out, set(range(0)))
-    outcome.chains += 1
-    found = finish(out)
-    if found == expected is not None:
-        outcome.identical += 1
-    else:
-        outcome.faults.append(f"another end of a process: {_first(expected, found)}")
-
-
-def _newest(out: Path) -> str:
-    folders = checkpoint_files.saved(out)
-    return folders[0].name if folders else ""
 
 
 def kill(*, kills: int, seed: int, processes: int) -> Outcome:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from pyro_dgm.training import checkpoint_files
+from pyro_dgm import fit
+from pyro_dgm.data import Arrays
+from pyro_dgm.errors import Interrupted
+from pyro_dgm.objectives import ELBO
+from pyro_dgm.training import Callback, checkpoint_files
 from tests.faults import digits_run
-from tests.faults.children import Marks, fork, wait
+from tests.faults.children import ZONES, Marks, Trap, fork, mark, wait
+from tests.faults.conftest import REAL
 from tests.faults.kills import kill
+from tests.faults.outcomes import look
+from tests.faults.programs import Location
 
 PATIENCE = 60  # seconds until a child that does not answer is a fault
 
@@ -120,6 +130,85 @@ def test_rows_28_and_29_kills_at_random_moments_and_inside_saves() -> None:
     assert outcome.identical == outcome.chains >= 2 and outcome.faults == [], outcome.table()
 
 
+@pytest.mark.parametrize(
+    "trap",
+    [Trap("save", 4, 6, True), Trap("save", 7, 22, False), Trap("row", 2, 1, True)],
+    ids=["in a save", "after its rename", "in half a row"],
+)
+def test_rows_28_and_29_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, peace: Any, trap: Trap) -> None:
+    out, result, marks = tmp_path / "run", tmp_path / "result.json", Marks()
+
+    def work() -> Any:
+        mark(marks, out, trap)
+        return digits_run.train(out, seconds=0.0, epochs=6)
+
+    assert wait(fork(work, result=result)) == -signal.SIGKILL and ZONES[marks["zone"]] == trap.zone
+    assert look(out, {marks["last"], marks["one_before"]} - {0}) == []
+    assert wait(fork(lambda: digits_run.train(out, seconds=0.0, epochs=6), result=result)) == 0
+    assert digits_run.ending(out) == peace
+
+
+@pytest.fixture(scope="module")
+def peace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run ends with that is left in peace."""
+    digits_run.warm_up()
+    out = tmp_path_factory.mktemp("peace")
+    run = out / "run"
+    assert wait(fork(lambda: digits_run.train(run, seconds=1000.0, epochs=6), result=out / "r.json")) == 0
+    return digits_run.ending(run)
+
+
+class LeaveAt(Callback):
+    """Gets a signal at the end of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_epoch(self, state: Any) -> None:
+        if state.row["epoch"] == self.epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train_location(out: Path, *, leave: int, rate: float, **options: Any) -> tuple[Any, Any, list[str]]:
+    """Rows, final weights and warnings of a run on data about 5 whose validation data are about 1."""
+    program, val = Location(3), REAL[8:16] + 1
+    data = Arrays(REAL[:8] + 5, val=val, test=val)
+    defaults = {"batch_size": 8, "progress": False, "resume": True, "device": "cpu"}
+    history = None
+    with warnings.catch_warnings(record=True) as caught, contextlib.suppress(Interrupted):
+        warnings.simplefilter("always")
+        history = fit(
+            program,
+            ELBO(),
+            data,
+            out=out,
+            optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate),
+            callbacks=[LeaveAt(leave)],
+            **defaults | options,
+        )
+    said = [str(warning.message) for warning in caught if "explodes" in str(warning.message)]
+    return history and [row["epoch"] for row in history.rows], program.location.tolist(), said
+
+
+def test_row_29_the_patience_and_the_best_of_early_stopping_go_on(tmp_path: Path) -> None:
+    options = {"rate": 0.01, "epochs": 20, "early_stopping": 3}  # each epoch is worse than the first
+    whole = train_location(tmp_path / "whole", leave=-1, **options)
+    assert whole[0] == [1, 2, 3, 4]
+    assert train_location(tmp_path / "cut", leave=3, **options)[0] is None
+    assert train_location(tmp_path / "cut", leave=-1, **options) == whole
+
+
+def test_row_29_the_watch_for_an_exploding_loss_goes_on(tmp_path: Path) -> None:
+    options = {"rate": 4.0, "epochs": 8, "early_stopping": None}
+    _, _, said = train_location(tmp_path / "whole", leave=-1, **options)
+    assert len(said) == 1
+    for leave in (2, 6):  # before the warning and after it
+        out = tmp_path / f"{leave}"
+        first, second = (train_location(out, leave=epoch, **options) for epoch in (leave, -1))
+        assert first[0] is None and first[2] + second[2] == said
+
+
+@pytest.mark.slow
 def test_rows_28_and_29_a_few_kills() -> None:
     outcome = kill(kills=4, seed=3, processes=0)
     assert outcome.kills == 4 and outcome.zones["save"] >= 1, outcome.table()

@@ -96,7 +96,7 @@ def test_row_43_output_that_exists_is_kept_unless_it_may_be_changed(place: Place
     assert place.train("--resume").code == place.train("--overwrite").code == 0
 
 
-@pytest.mark.parametrize("name", ["né w", "line\nbreak", "a'b\"c", "100% {x} $y", "-dash", "日本"])
+@pytest.mark.parametrize("name", ["né w\n日本", "a'b\"c 100% {x} $y", "-dash"])
 def test_row_44_a_path_of_any_letters_works(name: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = place.path(name)
     folder.mkdir()
