@@ -7,6 +7,7 @@ closed form that it has no part in, the contract of all programs, and its config
 from __future__ import annotations
 
 import doctest
+import importlib
 import importlib.util
 import inspect
 import json
@@ -235,3 +236,11 @@ def test_ci_builds_the_site_by_the_command_that_the_page_gives() -> None:
     assert command in (ROOT / "README.md").read_text()
     assert f"\nrun {command}\n" in (ROOT / ".ci" / "run").read_text()
     assert "docs" in re.findall(r"'\.\[(.*)\]'", (ROOT / ".ci" / "run").read_text())[0].split(",")
+
+
+def test_no_public_name_is_that_of_a_module_beside_it() -> None:
+    # The reference would show the module in its place, and so would an import of the dotted name.
+    for package in sorted((ROOT / "pyro_dgm").glob("*/__init__.py")):
+        module = importlib.import_module(f"pyro_dgm.{package.parent.name}")
+        public = set(getattr(module, "__all__", ()))
+        assert not public & {path.stem for path in package.parent.glob("*.py")}, package

@@ -100,14 +100,14 @@ def test_the_table_has_no_circle() -> None:
 MUTANTS = {
     "a model knows an objective": ("pyro_dgm.models.vae", "from pyro_dgm.objectives import ELBO"),
     "an objective knows a model": ("pyro_dgm.objectives.elbo", "from ..models.vae import VAE"),
-    "hidden in a function": ("pyro_dgm.training.fit", "def f():\n    import pyro_dgm.experiment"),
+    "hidden in a function": ("pyro_dgm.training.fitting", "def f():\n    import pyro_dgm.experiment"),
     "hidden from the interpreter": (
-        "pyro_dgm.training.fit",
+        "pyro_dgm.training.fitting",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pyro_dgm.cli import main",
     ),
     "a network knows Pyro": ("pyro_dgm.nets.mlp", "import pyro.distributions as dist"),
-    "one layer, sideways": ("pyro_dgm.training.fit", "from pyro_dgm.evaluation import log_likelihood"),
-    "training knows the data sets": ("pyro_dgm.training.fit", "from pyro_dgm.data.digits import Digits"),
+    "one layer, sideways": ("pyro_dgm.training.fitting", "from pyro_dgm.evaluation import log_likelihood"),
+    "training knows the data sets": ("pyro_dgm.training.fitting", "from pyro_dgm.data.digits import Digits"),
     "the library imports its tests": ("pyro_dgm.data.digits", "from tests.conftest import fresh_state"),
     "through the public surface": ("pyro_dgm.models.vae", "from pyro_dgm import Program"),
     "the surface imports the command line": ("pyro_dgm", "from pyro_dgm import cli"),

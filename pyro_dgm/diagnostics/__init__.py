@@ -3,7 +3,7 @@
 from pyro_dgm.diagnostics.inference_data import to_inferencedata
 from pyro_dgm.diagnostics.netcdf import write_inferencedata
 from pyro_dgm.diagnostics.pictures import image_grid, reconstruction_grid, scatter, training_curve
-from pyro_dgm.diagnostics.reliability import Reliability, reliability
+from pyro_dgm.diagnostics.verdict import Reliability, reliability
 
 __all__ = [
     "Reliability",

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pyro_dgm.data import Dataset, Split
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.evaluation.active_units import active_units
+from pyro_dgm.evaluation.activity import active_units
 from pyro_dgm.evaluation.ledger import Ledger, Published, versions
 from pyro_dgm.evaluation.likelihood import log_likelihood
 from pyro_dgm.experiment.build import Functions
