@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from pyro_dgm.experiment import load
     from pyro_dgm.objectives import log_weights
     from pyro_dgm.program import Pair, Program
-    from pyro_dgm.training import fit
+    from pyro_dgm.training import CompiledSVI, fit
 
 __version__ = "0.1.0"
 __all__ = [
+    "CompiledSVI",
     "Pair",
     "Program",
     "data",
@@ -43,6 +44,7 @@ __all__ = [
 # Where the names that are no modules live. All are imported when first used: the command line answers --help, and
 # sets what must be set before torch starts its threads, without waiting for torch.
 _HOMES = {
+    "CompiledSVI": "pyro_dgm.training",
     "Pair": "pyro_dgm.program",
     "Program": "pyro_dgm.program",
     "fit": "pyro_dgm.training",

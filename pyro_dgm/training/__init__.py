@@ -3,6 +3,7 @@
 from pyro_dgm.training.averaging import WeightAverage
 from pyro_dgm.training.callbacks import Callback, TensorBoard, TrainingState
 from pyro_dgm.training.checkpoint import find_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from pyro_dgm.training.compiled_svi import CompiledSVI
 from pyro_dgm.training.fitting import fit
 from pyro_dgm.training.metrics import History
 from pyro_dgm.training.nonfinite import locate_nonfinite
@@ -10,6 +11,7 @@ from pyro_dgm.training.steps import Players, Step
 
 __all__ = [
     "Callback",
+    "CompiledSVI",
     "History",
     "Players",
     "Step",

@@ -1,0 +1,206 @@
+"""Updates of many parameters by one kernel of torch, on the state of ordinary optimisers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.optim.clipped_adam import ClippedAdam
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+Group = dict[str, Any]
+
+
+class FusedUpdate:
+    """Steps of Adam, AdamW, SGD and Pyro's ClippedAdam, in one call for all parameters that share their options.
+
+    State, learning rates and schedules stay those of the optimisers, which may be one for each parameter as Pyro's
+    are. Parameters of other optimisers, or of one that has made no step yet, are left to it.
+
+    Args:
+        find: the optimiser of a parameter and the group of options that it is in; None for one to be left.
+
+    Example:
+        >>> import torch
+        >>> w = torch.zeros(2, requires_grad=True)
+        >>> adam = torch.optim.Adam([w], lr=0.1)
+        >>> w.grad = torch.tensor([1.0, 2.0])
+        >>> adam.step()
+        >>> FusedUpdate(lambda parameter: (adam, adam.param_groups[0]))([w], [w.grad])
+        []
+        >>> w.data, adam.state[w]["step"]
+        (tensor([-0.2000, -0.2000]), tensor(2.))
+    """
+
+    def __init__(self, find: Callable[[Tensor], tuple[Optimizer, Group] | None]) -> None:
+        self._find = find
+        self._plans: dict[tuple[bool, ...], _Plan] = {}
+
+    def __call__(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[int]:
+        """Moves the parameters that have a gradient.
+
+        Args:
+            parameters: the same ones at each call.
+            gradients: of each; changed by some optimisers.
+
+        Returns:
+            Places of the parameters that are left to their optimiser.
+        """
+        present = tuple([gradient is not None for gradient in gradients])
+        plan = self._plans.get(present)
+        if plan is None or not plan.holds():
+            plan = self._plans[present] = self._make(parameters, present)
+        with torch.no_grad():
+            for part in plan.parts:
+                _KERNELS[part.kind](part, [gradients[place] for place in part.places])
+        return plan.left
+
+    def _make(self, parameters: Sequence[Tensor], present: tuple[bool, ...]) -> _Plan:
+        plan = _Plan()
+        parts: dict[Any, _Part] = {}
+        for place, (parameter, is_present) in enumerate(zip(parameters, present, strict=True)):
+            if not is_present:
+                continue
+            found = self._find(parameter)
+            if found is None or not _has_kernel(*found, parameter):
+                plan.left.append(place)
+                continue
+            optimizer, group = found
+            options = tuple((name, value) for name, value in group.items() if name != "params")
+            part = parts.setdefault((type(optimizer), options), _Part(type(optimizer)))
+            part.add(place, parameter, optimizer, group)
+        plan.parts = list(parts.values())
+        for part in plan.parts:
+            part.join_steps()
+        return plan
+
+
+@dataclass
+class _Part:
+    """Parameters that one kernel moves."""
+
+    kind: type[Optimizer]
+    places: list[int] = field(default_factory=list)
+    parameters: list[Tensor] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    owners: list[tuple[Optimizer, Any]] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    tensors: dict[str, list[Tensor]] = field(default_factory=dict)
+    steps: Tensor | None = None
+
+    def add(self, place: int, parameter: Tensor, optimizer: Optimizer, group: Group) -> None:
+        state = optimizer.state[parameter]
+        self.places.append(place)
+        self.parameters.append(parameter)
+        self.groups.append(group)
+        self.owners.append((optimizer, optimizer.state))
+        self.states.append(state)
+        for name, value in state.items():
+            self.tensors.setdefault(name, []).append(value)
+
+    def join_steps(self) -> None:
+        """Makes the numbers of steps entries of one tensor, so that one addition counts them all."""
+        steps = self.tensors.get("step", [])
+        if steps and isinstance(steps[0], Tensor):
+            self.steps = torch.stack(steps)
+            self.tensors["step"] = list(self.steps.unbind())
+            for state, step in zip(self.states, self.tensors["step"], strict=True):
+                state["step"] = step
+
+
+@dataclass
+class _Plan:
+    parts: list[_Part] = field(default_factory=list)
+    left: list[int] = field(default_factory=list)
+
+    def holds(self) -> bool:
+        """Whether the optimisers have still the state and the rates that the plan was made of."""
+        for part in self.parts:
+            rate = part.groups[0]["lr"]
+            if any(group["lr"] != rate for group in part.groups):
+                return False
+            if any(optimizer.state is not state for optimizer, state in part.owners):
+                return False  # it was loaded
+        return not self.left  # they have a state by now
+
+
+def _has_kernel(optimizer: Optimizer, group: Group, parameter: Tensor) -> bool:
+    state = optimizer.state.get(parameter)
+    if type(optimizer) not in _KERNELS or not isinstance(group["lr"], float | int) or parameter.is_complex():
+        return False
+    if group.get("amsgrad") or group.get("differentiable") or group.get("centered_variance"):
+        return False
+    if type(optimizer) is SGD:
+        return not group["momentum"] or bool(state and state.get("momentum_buffer") is not None)
+    return bool(state)
+
+
+def _adam(part: _Part, gradients: list[Any]) -> None:
+    group, tensors = part.groups[0], part.tensors
+    assert part.steps is not None
+    part.steps += 1
+    _adam_kernel(part, gradients, tensors["step"], eps=group["eps"], decoupled=part.kind is AdamW)
+
+
+def _clipped_adam(part: _Part, gradients: list[Any]) -> None:
+    for group in part.groups:
+        group["lr"] *= group["lrd"]
+    for state in part.states:
+        state["step"] += 1
+    group, count = part.groups[0], part.states[0]["step"]
+    torch._foreach_clamp_min_(gradients, -group["clip_norm"])
+    torch._foreach_clamp_max_(gradients, group["clip_norm"])
+    step = torch.tensor(float(count), device=part.parameters[0].device)
+    # Pyro's adds eps before the correction of the bias, torch's after it.
+    eps = group["eps"] / math.sqrt(1 - group["betas"][1] ** count)
+    _adam_kernel(part, gradients, [step] * len(gradients), eps=eps, decoupled=False)
+
+
+def _adam_kernel(
+    part: _Part, gradients: list[Any], steps: list[Tensor], *, eps: float, decoupled: bool
+) -> None:
+    group, tensors = part.groups[0], part.tensors
+    kernel = torch._fused_adamw_ if decoupled or group.get("decoupled_weight_decay") else torch._fused_adam_
+    kernel(
+        part.parameters,
+        gradients,
+        tensors["exp_avg"],
+        tensors["exp_avg_sq"],
+        [],
+        steps,
+        lr=group["lr"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=group["weight_decay"],
+        eps=eps,
+        amsgrad=False,
+        maximize=group.get("maximize", False),
+    )
+
+
+def _sgd(part: _Part, gradients: list[Any]) -> None:
+    group = part.groups[0]
+    torch._fused_sgd_(
+        part.parameters,
+        gradients,
+        part.tensors.get("momentum_buffer", []) if group["momentum"] else [],
+        weight_decay=group["weight_decay"],
+        momentum=group["momentum"],
+        lr=group["lr"],
+        dampening=group["dampening"],
+        nesterov=group["nesterov"],
+        maximize=group["maximize"],
+        is_first_step=False,
+    )
+
+
+_KERNELS: dict[type[Optimizer], Callable[[_Part, list[Any]], None]] = {
+    Adam: _adam,
+    AdamW: _adam,
+    ClippedAdam: _clipped_adam,
+    SGD: _sgd,
+}
