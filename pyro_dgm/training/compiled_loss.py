@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor, nn
@@ -60,6 +62,7 @@ class CompiledLoss:
         parameters: what to differentiate with respect to; without them, those that a run touches in Pyro's store.
         gradients: False for the loss alone.
         after: number of plain calls before one is compiled.
+        modules: owners of buffers that it writes, beside the modules that are called.
 
     Example:
         >>> import torch
@@ -76,6 +79,7 @@ class CompiledLoss:
         *,
         gradients: bool = True,
         after: int = 0,
+        modules: Sequence[nn.Module] = (),
     ) -> None:
         self.run = run
         self.parameters: list[Tensor] = list(parameters or ())
@@ -84,7 +88,7 @@ class CompiledLoss:
         self._gradients = gradients
         self._waits = after
         self._graphs: dict[Any, _Graph] = {}
-        self._modules: list[nn.Module] = []
+        self._modules: list[nn.Module] = list(modules)
         self._places: list[tuple[dict[str, Any], str]] = []  # of the modules' tensors
         self._tensors: list[int] = []  # which ones were there
 
@@ -153,7 +157,10 @@ class CompiledLoss:
         if len(self._graphs) >= _MOST_GRAPHS:
             raise Untraceable(f"arguments of more than {_MOST_GRAPHS} shapes or values")
         with self._unchanged(inputs), _called_modules() as found:
+            before = _other_noise()
             self._plain(args, kwargs)  # makes parameters that are made on first use
+            if _other_noise() != before:
+                raise Untraceable("random numbers of NumPy or Python, which a graph would freeze")
         self._modules = list(dict.fromkeys([*self._modules, *found]))
         self._places = [*_places(self._modules)]
         self._tensors = [id(place.get(name)) for place, name in self._places]
@@ -239,6 +246,12 @@ def _places(modules: Sequence[nn.Module]) -> Iterator[tuple[dict[str, Any], str]
     for module in modules:
         for place in (module._parameters, module._buffers):
             yield from ((place, name) for name in place)
+
+
+def _other_noise() -> tuple[Any, ...]:
+    """State of the generators that are not torch's."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  # the global one, which a model may use
+    return kind, np.asarray(keys).tobytes(), *rest, random.getstate()
 
 
 def _agree(found: Evaluation, plain: Evaluation) -> bool:

@@ -20,15 +20,18 @@ from pyro_dgm.training.learner import SchedulerFactory, learner_of_program, lear
 from pyro_dgm.training.loop import Loop
 from pyro_dgm.training.metrics import History
 from pyro_dgm.training.options import (
+    Compile,
     Device,
     Precision,
     check_training,
     refuse_without_program,
+    resolve_compile,
     resolve_device,
     resolve_dtype,
 )
-from pyro_dgm.training.resumption import go_on, require_saved
+from pyro_dgm.training.resumption import go_on, require_saved, was_compiled
 from pyro_dgm.training.run_folder import RunFolder
+from pyro_dgm.training.steps import Players
 from pyro_dgm.training.validation import BestWeights
 
 
@@ -47,6 +50,7 @@ def fit(
     ema: float | None = None,
     device: Device = "auto",
     precision: Precision = "float32",
+    compile: Compile = "auto",
     seed: int = 0,
     validate_every: int = 1,
     early_stopping: int | None = None,
@@ -95,6 +99,8 @@ def fit(
         device: ``auto`` takes CUDA where it is present.
         precision: of parameters and data; ``bfloat16`` keeps both in float32 and lets networks compute in
             bfloat16.
+        compile: whether a step's loss and gradients become one compiled graph after the first epoch, see
+            :class:`CompiledSVI`; ``"auto"`` does so for a run of 10,000 steps or more in one process.
         seed: of all random numbers; the order of the data has a generator of its own, with the same seed, and
             validation draws the same noise each time.
         validate_every: epochs between validations; the last epoch is always validated.
@@ -165,6 +171,7 @@ def fit(
                 "init_from": init_from is not None,
                 "resume": resume,
                 "precision": precision == "bfloat16",
+                "compile": compile is True and not isinstance(program_or_step, Players),
             }
         )
 
@@ -210,11 +217,19 @@ def fit(
             # The first weights are made: noise differs from here on.
             pyro.set_rng_seed(processes.seed_of(seed))
         lengths = [n for n in (steps, None if epochs is None else epochs * len(batches)) if n is not None]
+        tree = None if folder is None else folder.tree
+        compiles = isinstance(learner.step, Players) and resolve_compile(
+            compile,
+            num_steps=min(lengths),
+            num_processes=processes.size,
+            before=None if tree is None else was_compiled(tree),
+        )
         loop = Loop(
             learner=learner,
             batches=batches,
             val=None if val is None else val.to(processes.device, dtype),
             num_steps=min(lengths),
+            compile=learner.step.compile if isinstance(learner.step, Players) and compiles else None,
             validate_every=validate_every,
             seed=seed,
             best=BestWeights(learner.modules, patience=early_stopping),
@@ -231,6 +246,7 @@ def fit(
                 "clip_norm": clip_norm,
                 "ema": ema,
                 "precision": precision,
+                "compile": compiles or None,  # older checkpoints do not say it
                 "device": processes.device.type,
                 "processes": processes.size,
                 "optimizers": {k: type(v).__name__ for k, v in learner.step.optimizers.items()},

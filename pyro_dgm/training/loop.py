@@ -7,7 +7,7 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -38,6 +38,7 @@ class Loop:
         batches: training batches.
         val: validation split, or None.
         num_steps: length of the run.
+        compile: makes the steps compiled ones, after the first epoch; None for plain steps.
         validate_every: epochs between validations.
         seed: of the noise in validation.
         best: keeper of the best weights.
@@ -58,6 +59,7 @@ class Loop:
     batches: Batches
     val: Split | None
     num_steps: int
+    compile: Callable[[], None] | None
     validate_every: int
     seed: int
     best: BestWeights
@@ -101,6 +103,8 @@ class Loop:
                     self.inside = True
                 # All data pass Pyro's checks of arguments and supports once; they cost a tenth of a VAE's step.
                 with contextlib.nullcontext() if self.epoch == 1 else pyro.validation_enabled(False):
+                    if self.compile is not None and self.epoch > 1:
+                        self.compile()
                     self._train_epoch()
                 self._end_epoch(state)
             self._finish()

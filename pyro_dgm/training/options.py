@@ -12,6 +12,10 @@ from pyro_dgm.errors import InvalidInput
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "float64", "bfloat16"]
+Compile = bool | Literal["auto"]
+
+# Steps that repay the seconds of a compilation: handlers that no longer run save milliseconds of each.
+_REPAY = 10_000
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
@@ -130,6 +134,31 @@ def resolve_dtype(precision: str) -> torch.dtype:
             "unknown precision", where="precision", value=repr(precision), expected=" or ".join(DTYPES)
         )
     return DTYPES[precision]
+
+
+def resolve_compile(choice: Compile, *, num_steps: int, num_processes: int, before: bool | None) -> bool:
+    """Whether steps are compiled; it depends on nothing that is measured, so that a run can be repeated.
+
+    Args:
+        choice: what was asked for.
+        num_steps: of the whole run.
+        num_processes: that train together.
+        before: whether they were in the run that is resumed; None for a new one.
+
+    Raises:
+        InvalidInput: compilation was asked for in several processes.
+    """
+    if choice is True and num_processes > 1:
+        raise InvalidInput(
+            "compilation in several processes",
+            where="compile",
+            value=num_processes,
+            expected="one process: gradients are exchanged while they are computed",
+            cure="compile='auto'",
+        )
+    if choice == "auto":
+        return num_processes == 1 and (num_steps >= _REPAY if before is None else before)
+    return choice
 
 
 def refuse_without_program(given: Mapping[str, bool]) -> None:

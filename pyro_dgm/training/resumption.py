@@ -65,6 +65,16 @@ def parts_of(loop: Loop) -> dict[str, Any]:
     }
 
 
+def was_compiled(tree: Mapping[str, Any]) -> bool:
+    """Whether the steps of the run that left a checkpoint were compiled.
+
+    Args:
+        tree: what the checkpoint holds.
+    """
+    settings = tree.get("settings")
+    return isinstance(settings, Mapping) and settings.get("compile") is True
+
+
 def require_saved(learner: Learner) -> None:
     """Raises InvalidInput for a trained parameter that no checkpoint would hold.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput, NonFiniteError
 from pyro_dgm.objectives.player import Player
+from pyro_dgm.training.compiled_loss import CompiledLoss
 from pyro_dgm.training.processes import OneProcess, Processes
 from pyro_dgm.training.random_state import restore, snapshot
+from pyro_dgm.training.tracing import loss_and_norm
 
 
 @runtime_checkable
@@ -81,6 +84,29 @@ class Players:
             for player in players
         }
         self.optimizers = {player.name: self._make_optimizer(player) for player in players}
+        self._compiled: dict[str, CompiledLoss] = {}
+        self._modules = [part for module in modules for part in module.modules()]
+
+    def compile(self) -> None:
+        """Makes loss and gradients of each player one compiled graph from the next step on.
+
+        What a graph takes as constant, and what cannot be compiled, :class:`CompiledLoss` says. In several processes
+        nothing changes.
+        """
+        if not self._compiled and self._processes.size == 1:
+            self._compiled = {
+                player.name: CompiledLoss(
+                    functools.partial(self._loss, player),
+                    self._parameters[player.name],
+                    modules=self._modules,
+                )
+                for player in self.players
+            }
+
+    def _loss(self, player: Player, *batch: Any) -> Tensor:
+        """Loss per datum."""
+        num_data = (self._share or len(batch[0])) if batch else 1
+        return require_loss(self._losses[player.name](*batch), player.name) / num_data
 
     def _make_optimizer(self, player: Player) -> torch.optim.Optimizer:
         try:
@@ -104,26 +130,19 @@ class Players:
         Args:
             batch: tensors whose first dimension is the data; the first one gives the batch size (1 if empty).
         """
-        num_data = (self._share or len(batch[0])) if batch else 1
         losses = {}
         for player in self.players:
             if self.count % player.every == 0:
-                losses[player.name] = self._turn(player, batch, num_data)
+                losses[player.name] = self._turn(player, batch)
         self.count += 1
         return losses
 
-    def _turn(self, player: Player, batch: tuple[Any, ...], num_data: float) -> float:
-        parameters = [p for p in self._parameters[player.name] if p.requires_grad]
+    def _turn(self, player: Player, batch: tuple[Any, ...]) -> float:
         optimizer = self.optimizers[player.name]
         before = snapshot(self._parameters[player.name][0].device)
         try:
-            loss = require_loss(self._losses[player.name](*batch), player.name) / num_data
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward(inputs=parameters)
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
             # The mean over processes, whose gradients are the same: all refuse a step or none.
-            value, length = self._processes.mean(torch.stack((loss.detach(), norm.to(loss.device)))).tolist()
+            value, length = self._processes.mean(self._descend(player, batch)).tolist()
             where = f"player {player.name!r} at step {self.count + 1}"
             require_finite({"loss": value}, where=where, max_loss=self.max_loss)
             require_finite({"gradient": length}, where=where)
@@ -132,10 +151,24 @@ class Players:
             restore(before)
             raise
         if length > self.clip_norm:
+            gradients = [p.grad for p in self._parameters[player.name] if p.grad is not None]
             torch._foreach_mul_(gradients, self.clip_norm / length)
         optimizer.step()
         self.gradient_norms[player.name] = length
         return value
+
+    def _descend(self, player: Player, batch: tuple[Any, ...]) -> Tensor:
+        """Gives the player's parameters their gradients, and returns :func:`loss_and_norm`."""
+        parameters = self._parameters[player.name]
+        if player.name in self._compiled:
+            found = self._compiled[player.name](*batch)
+            for parameter, gradient in zip(parameters, found.gradients, strict=True):
+                parameter.grad = gradient
+            return found.numbers
+        loss = self._loss(player, *batch)
+        self.optimizers[player.name].zero_grad(set_to_none=True)
+        loss.backward(inputs=[p for p in parameters if p.requires_grad])
+        return loss_and_norm(loss, [p.grad for p in parameters if p.grad is not None])
 
     def evaluate_loss(self, *batch: Any) -> float:
         """Loss of the first player, summed over the batch; nothing is updated."""
