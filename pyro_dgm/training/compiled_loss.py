@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from pyro import poutine
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
+from pyro_dgm.training.agreement import Evaluation, disagreement
 from pyro_dgm.training.lowering import NotCompiled, lower
-from pyro_dgm.training.random_state import forked
+from pyro_dgm.training.touched import Touched, stored
 from pyro_dgm.training.tracing import Untraceable, loss_and_norm, trace
 
-_MOST_GRAPHS = 8  # what changes more often than this is no constant of a graph
+_MOST_GRAPHS = 8  # and one more for each thousand calls: what changes more often is no constant of a graph
 _COMPARED = (1, 2, 10, 100)  # calls of a graph beside which the plain loss is run, as at each thousandth
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A loss and its gradients.
-
-    Args:
-        numbers: see :func:`loss_and_norm`.
-        gradients: of each parameter; None for one that the loss does not depend on.
-    """
-
-    numbers: Tensor
-    gradients: list[Tensor | None]
 
 
 @dataclass
@@ -44,7 +30,20 @@ class _Graph:
     function: Callable[..., Sequence[Tensor]]
     captured: Sequence[Tensor]
     has_gradient: Sequence[bool]
+    touched: Sequence[Tensor]
     calls: int = 0
+
+    def __post_init__(self) -> None:
+        self._addresses = [tensor.data_ptr() for tensor in self.captured]
+        self._layouts = [_layout(tensor) for tensor in self.captured]
+
+    def fits(self) -> bool:
+        """Whether the captured tensors have still the shapes and types that the graph was made for."""
+        addresses = [tensor.data_ptr() for tensor in self.captured]
+        if addresses == self._addresses:  # the quick answer
+            return True
+        self._addresses = addresses
+        return [_layout(tensor) for tensor in self.captured] == self._layouts
 
 
 class CompiledLoss:
@@ -55,7 +54,8 @@ class CompiledLoss:
     draws the same noise as in a plain run. Some calls are compared with plain ones, since a number that the model
     takes from elsewhere is frozen in the graph.
 
-    What cannot be compiled is run plainly, after one warning that names the line.
+    What cannot be compiled is run plainly, after one warning that names the line; so is, without a warning, a call
+    inside of one of Pyro's handlers.
 
     Args:
         run: gives a scalar loss, or runs ``backward`` itself.
@@ -83,92 +83,102 @@ class CompiledLoss:
     ) -> None:
         self.run = run
         self.parameters: list[Tensor] = list(parameters or ())
+        self.touched = Touched(modules)
         self.is_plain = False
         self._finds_parameters = parameters is None
         self._gradients = gradients
+        self._own = modules
         self._waits = after
+        self._calls = self._made = 0
         self._graphs: dict[Any, _Graph] = {}
-        self._modules: list[nn.Module] = list(modules)
-        self._places: list[tuple[dict[str, Any], str]] = []  # of the modules' tensors
-        self._tensors: list[int] = []  # which ones were there
+        self._had: set[Tensor] = set()  # parameters that have had a gradient
 
     def __call__(self, *args: Any, **kwargs: Any) -> Evaluation:
-        if self.is_plain or self._waits > 0:
+        if self.is_plain or _PYRO_STACK:
+            return self._plain(args, kwargs)[0]
+        if self._waits > 0:
             self._waits -= 1
-            return self._plain(args, kwargs)
-        if [id(place.get(name)) for place, name in self._places] != self._tensors:
-            self._graphs.clear()  # a parameter or a buffer was replaced by another tensor
+            with self.touched.watched(undone=False):
+                return self._plain(args, kwargs)[0]
+        self._calls += 1
+        if self.touched.is_replaced():
+            self._forget()
         structure: Any
         if kwargs or any(type(argument) is not Tensor for argument in args):
             leaves, structure = pytree.tree_flatten((args, kwargs))
         else:  # the same, quicker
             leaves, structure = list(args), len(args)
-        inputs = [_as_input(leaf) for leaf in leaves if isinstance(leaf, (Tensor, float))]
-        arguments = (structure, *[_constant(leaf) for leaf in leaves])
+        inputs, key = self._inputs(leaves, structure)
         try:
-            graph = self._graphs.get((arguments, self._state()))
+            graph = self._graphs.get(key)
         except TypeError as error:  # unhashable: such an argument may change without a sign
             return self._give_up(f"an argument that is neither tensor nor constant: {error}", args, kwargs)
-        if graph is None:
+        if graph is None or not graph.fits():
             try:
-                graph = self._make(arguments, leaves, structure, inputs, args, kwargs)
+                graph, inputs = self._make(leaves, structure, args, kwargs)
             except (Untraceable, NotCompiled) as error:
                 return self._give_up(str(error), args, kwargs)
         graph.calls += 1
         if graph.calls in _COMPARED or graph.calls % 1000 == 0:
-            with self._unchanged(inputs):
-                plain = self._plain(args, kwargs)
-            found = self._compiled(graph, inputs)
-            if not _agree(found, plain):
-                return self._give_up(_difference(found, plain), args, kwargs)
-            return found
+            with self.touched.unchanged([*self.parameters, *inputs]):
+                plain, _ = self._plain(args, kwargs)
+            with self.touched.unchanged([*self.parameters, *inputs]):
+                reason = disagreement(self._compiled(graph, inputs), plain)
+            if reason:
+                return self._give_up(reason, args, kwargs)
         return self._compiled(graph, inputs)
 
     def _compiled(self, graph: _Graph, inputs: Sequence[Tensor]) -> Evaluation:
         with torch.no_grad():
             numbers, *found = graph.function(*inputs, *graph.captured)
         rest = iter(found)
-        return Evaluation(numbers, [next(rest) if has else None for has in graph.has_gradient])
+        gradients = [next(rest) if has else None for has in graph.has_gradient]
+        return Evaluation(numbers, self._as_pyro(gradients, graph.touched))
 
-    def _plain(self, args: Any, kwargs: Any) -> Evaluation:
+    def _plain(self, args: Any, kwargs: Any) -> tuple[Evaluation, Sequence[Tensor]]:
+        """Evaluation without a graph, and the parameters that it touched in Pyro's store."""
         if not self._gradients:
             with torch.no_grad():
-                return Evaluation(loss_and_norm(torch.as_tensor(self.run(*args, **kwargs)), []), [])
+                return Evaluation(loss_and_norm(self.run(*args, **kwargs), []), []), ()
         for parameter in self.parameters:
             parameter.grad = None
         with poutine.trace(param_only=True) as capture:
-            loss = torch.as_tensor(self.run(*args, **kwargs))
-        if self._finds_parameters:
-            sites: list[Any] = list(capture.trace.nodes.values())
-            self.parameters = list(
-                dict.fromkeys([*self.parameters, *[s["value"].unconstrained() for s in sites]])
-            )
-        if loss.requires_grad:
+            loss = self.run(*args, **kwargs)
+        touched = list(dict.fromkeys(stored(capture).values()))
+        if self._finds_parameters and not {*touched} <= {*self.parameters}:
+            self.parameters = list(dict.fromkeys([*self.parameters, *touched]))
+        if isinstance(loss, Tensor) and loss.requires_grad:
             loss.backward(inputs=[p for p in self.parameters if p.requires_grad])
         gradients = [p.grad for p in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None
-        present = [gradient for gradient in gradients if gradient is not None]
-        return Evaluation(loss_and_norm(loss, present), gradients)
+        self._had.update(p for p, g in zip(self.parameters, gradients, strict=True) if g is not None)
+        numbers = loss_and_norm(loss, [gradient for gradient in gradients if gradient is not None])
+        return Evaluation(numbers, self._as_pyro(gradients, touched)), touched
 
-    def _make(
-        self, arguments: Any, leaves: list[Any], structure: Any, inputs: list[Tensor], args: Any, kwargs: Any
-    ) -> _Graph:
-        if len(self._graphs) >= _MOST_GRAPHS:
-            raise Untraceable(f"arguments of more than {_MOST_GRAPHS} shapes or values")
-        with self._unchanged(inputs), _called_modules() as found:
-            before = _other_noise()
-            self._plain(args, kwargs)  # makes parameters that are made on first use
-            if _other_noise() != before:
-                raise Untraceable("random numbers of NumPy or Python, which a graph would freeze")
-        self._modules = list(dict.fromkeys([*self._modules, *found]))
-        self._places = [*_places(self._modules)]
-        self._tensors = [id(place.get(name)) for place, name in self._places]
-        state = self._state()
+    def _as_pyro(self, gradients: list[Tensor | None], touched: Sequence[Tensor]) -> list[Tensor | None]:
+        """Zero for a parameter that the loss no longer depends on, which Pyro's optimisers go on to move."""
+        if not self._finds_parameters or all(gradient is not None for gradient in gradients):
+            return gradients
+        zeros = {p for p in touched if p in self._had and p.requires_grad}
+        pairs = zip(self.parameters, gradients, strict=True)
+        return [torch.zeros_like(p) if g is None and p in zeros else g for p, g in pairs]
+
+    def _make(self, leaves: Any, structure: Any, args: Any, kwargs: Any) -> tuple[_Graph, list[Tensor]]:
+        if self._made >= _MOST_GRAPHS + self._calls // 1000:
+            raise Untraceable(
+                f"more than {_MOST_GRAPHS} graphs, for as many shapes or values of the arguments"
+            )
+        self._made += 1
+        with self.touched.watched():
+            _, touched = self._plain(args, kwargs)  # makes parameters that are made on first use
+        if self.touched.draws_elsewhere:
+            raise Untraceable("random numbers of NumPy or Python, which a graph would freeze")
+        inputs, key = self._inputs(leaves, structure)
 
         def run(*tensors: Tensor) -> Any:
             values = iter(tensors)
-            filled = [next(values) if isinstance(leaf, (Tensor, float)) else leaf for leaf in leaves]
+            filled = [next(values) if _is_input(leaf) else leaf for leaf in leaves]
             if isinstance(structure, int):
                 return self.run(*filled)
             args, kwargs = pytree.tree_unflatten(filled, structure)
@@ -176,100 +186,57 @@ class CompiledLoss:
 
         is_trained = [p.requires_grad and self._gradients for p in self.parameters]
         trained = [p for p, wanted in zip(self.parameters, is_trained, strict=True) if wanted]
-        with self._unchanged(inputs):
-            recorded = trace(run, trained, inputs)
+        try:
+            with self.touched.unchanged([*self.parameters, *inputs]):
+                recorded = trace(run, trained, inputs)
+        finally:
+            if self.touched.is_replaced():
+                self.touched.restore()
+                raise Untraceable("each run puts another tensor into the place of a parameter or a buffer")
         function = lower(recorded.module, [*inputs, *recorded.captured])
         has = iter(recorded.has_gradient)
-        graph = _Graph(function, recorded.captured, [wanted and next(has) for wanted in is_trained])
-        self._graphs[arguments, state] = graph
-        return graph
+        graph = _Graph(function, recorded.captured, [wanted and next(has) for wanted in is_trained], touched)
+        self._graphs[key] = graph
+        return graph, inputs
 
-    def _state(self) -> tuple[bool, ...]:
-        """What a graph holds fast beside its arguments."""
-        flags = [module.training for module in self._modules]
-        return (*flags, *[p.requires_grad for p in self.parameters])
+    def _inputs(self, leaves: Sequence[Any], structure: Any) -> tuple[list[Tensor], Any]:
+        """Inputs of a graph, and what it is made for."""
+        number = torch.get_default_dtype()
+        if any(isinstance(leaf, (float, np.floating)) for leaf in leaves):
+            tensors = [leaf for leaf in (*leaves, *self.parameters) if isinstance(leaf, Tensor)]
+            number = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else number
+        inputs = [
+            leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, dtype=number)
+            for leaf in leaves
+            if _is_input(leaf)
+        ]
+        trained = () if self._finds_parameters else [parameter.requires_grad for parameter in self.parameters]
+        return inputs, (structure, number, *map(_constant, leaves), *self.touched.flags(), *trained)
+
+    def _forget(self) -> None:
+        """Leaves graphs and parameters of tensors that are no longer in use."""
+        self._graphs.clear()
+        self.touched = Touched(self._own)
+        if self._finds_parameters:
+            self.parameters = []
 
     def _give_up(self, reason: str, args: Any, kwargs: Any) -> Evaluation:
         self.is_plain = True
         self._graphs.clear()
         warnings.warn(f"not compiled, so that steps take longer: {reason}", stacklevel=4)
-        return self._plain(args, kwargs)
-
-    @contextmanager
-    def _unchanged(self, inputs: Sequence[Tensor]) -> Iterator[None]:
-        """Block that leaves random state and buffers as they were."""
-        device = next((value.device for value in (*self.parameters, *inputs)), torch.device("cpu"))
-        buffers = {b: b.clone() for module in self._modules for b in module.buffers(recurse=False)}
-        with forked(device):
-            yield
-        _put_back(buffers)
+        return self._plain(args, kwargs)[0]
 
 
-def _as_input(leaf: Tensor | float) -> Tensor:
-    return leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, dtype=torch.float64)
+def _is_input(leaf: Any) -> bool:
+    return isinstance(leaf, (Tensor, float, np.floating))
 
 
 def _constant(leaf: Any) -> Any:
     """What a graph is made for."""
     if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
-    return float if isinstance(leaf, float) else (type(leaf), leaf)
+        return _layout(leaf)
+    return float if _is_input(leaf) else (type(leaf), leaf)
 
 
-@contextmanager
-def _called_modules() -> Iterator[list[nn.Module]]:
-    """Block that notes the modules which are called, and leaves their buffers as they were."""
-    found: list[nn.Module] = []
-    buffers: dict[Tensor, Tensor] = {}
-
-    def note(module: nn.Module, args: Any) -> None:
-        found.append(module)
-        for buffer in module.buffers(recurse=False):
-            buffers.setdefault(buffer, buffer.clone())
-
-    hook = register_module_forward_pre_hook(note)
-    try:
-        yield found
-    finally:
-        hook.remove()
-        _put_back(buffers)
-
-
-def _put_back(buffers: dict[Tensor, Tensor]) -> None:
-    with torch.no_grad():
-        for buffer, value in buffers.items():
-            buffer.copy_(value)
-
-
-def _places(modules: Sequence[nn.Module]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Where the tensors of modules stand."""
-    for module in modules:
-        for place in (module._parameters, module._buffers):
-            yield from ((place, name) for name in place)
-
-
-def _other_noise() -> tuple[Any, ...]:
-    """State of the generators that are not torch's."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  # the global one, which a model may use
-    return kind, np.asarray(keys).tobytes(), *rest, random.getstate()
-
-
-def _agree(found: Evaluation, plain: Evaluation) -> bool:
-    """Whether two evaluations with the same noise differ by no more than rounding may explain."""
-    losses, norms = torch.stack((found.numbers, plain.numbers)).cpu().unbind(1)
-    if not bool(torch.isfinite(losses).all() and torch.isfinite(norms).all()):
-        return not bool(torch.isfinite(plain.numbers).all())
-    pairs = zip(found.gradients, plain.gradients, strict=True)
-    zero = torch.zeros(())
-    differences = [(zero if a is None else a) - (zero if b is None else b) for a, b in pairs if a is not b]
-    gap = loss_and_norm(zero, differences)[1].cpu()
-    loss_gap, scale = (losses[0] - losses[1]).abs(), losses[1].abs().clamp(min=1.0)
-    return bool(loss_gap <= 1e-3 * scale and gap <= 1e-2 * norms[1])
-
-
-def _difference(found: Evaluation, plain: Evaluation) -> str:
-    graph, model = float(found.numbers[0]), float(plain.numbers[0])
-    return (
-        f"the graph has loss {graph:g} and gradient norm {float(found.numbers[1]):g}, the model {model:g} and "
-        f"{float(plain.numbers[1]):g} with the same noise, as if a number from outside had changed"
-    )
+def _layout(tensor: Tensor) -> Any:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, SVI
+from pyro.infer import ELBO, SVI, TraceTailAdaptive_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_dgm.errors import NonFiniteError
+from pyro_dgm.training.agreement import Evaluation
 from pyro_dgm.training.compiled_loss import CompiledLoss
 from pyro_dgm.training.nonfinite import locate_nonfinite
 from pyro_dgm.training.random_state import restore, snapshot
+from pyro_dgm.training.touched import Touched, put_back
 from pyro_dgm.training.updates import FusedUpdate
 
 
 class CompiledSVI(SVI):
-    """Drop-in for :class:`pyro.infer.SVI` that runs Pyro's handlers once and trains on a compiled graph.
+    """Drop-in for Pyro's ``SVI`` that runs Pyro's handlers once and trains on a compiled graph.
 
     Any pair whose shapes do not depend on values will do, with any of Pyro's ELBOs and any objective of ours. The
-    first step with data of some shape is plain, the second compiles; see :class:`CompiledLoss` for what a graph
-    takes as constant, and for what falls back on plain steps with a warning. Noise follows the seed as in plain
-    steps.
+    first step is plain, and the second one compiles, as does the first with data of another shape; see
+    :class:`CompiledLoss` for what a graph takes as constant, and for what falls back on plain steps with a warning.
+    Noise follows the seed as in plain steps.
 
     Unlike ``SVI``, a step whose loss or gradient is not finite changes nothing and raises.
 
@@ -33,6 +38,7 @@ class CompiledSVI(SVI):
         guide: its guide.
         optim: Pyro's optimiser; Adam, AdamW, SGD and ClippedAdam move all parameters in one call.
         loss: one of Pyro's ELBOs, or ``loss(model, guide, *args)``.
+        loss_and_grads: as in ``SVI``, for a loss that is no ELBO: a function that runs ``backward`` itself.
 
     Example:
         >>> import pyro, torch
@@ -48,53 +54,55 @@ class CompiledSVI(SVI):
         guide: Callable[..., Any],
         optim: PyroOptim,
         loss: ELBO | Callable[..., Any],
-        **kwargs: Any,
+        loss_and_grads: Callable[..., Any] | None = None,
     ) -> None:
-        super().__init__(model, guide, optim, loss, **kwargs)
-        self._gradient = CompiledLoss(self._loss_and_grads)
-        self._value = CompiledLoss(self._loss_alone, gradients=False)
-        self._objective = loss
+        super().__init__(model, guide, optim, loss, loss_and_grads)
+        self._runs_backward = isinstance(loss, ELBO) or loss_and_grads is not None
+        self._objective = None if isinstance(loss, ELBO) else loss
+        self._has_no_loss = isinstance(loss, TraceTailAdaptive_ELBO)  # always infinite
+        self._gradient = CompiledLoss(self._differentiated, after=1)
+        self._value = CompiledLoss(partial(self.loss, model, guide), gradients=False, after=1)
+        self._moved: list[Tensor] = []
         self._update = FusedUpdate(self._optimizer)
         self._count = 0
 
-    def _loss_and_grads(self, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(self._objective, ELBO):
-            return self.loss_and_grads(self.model, self.guide, *args, **kwargs)
-        return self.loss(self.model, self.guide, *args, **kwargs)
+    def _differentiated(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._runs_backward:
+            return self.loss(self.model, self.guide, *args, **kwargs)
+        loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        return loss.detach() if isinstance(loss, Tensor) else loss
 
-    def _loss_alone(self, *args: Any, **kwargs: Any) -> Any:
-        return self.loss(self.model, self.guide, *args, **kwargs)
-
-    def step(self, *args: Any, **kwargs: Any) -> float:
-        """Loss of a step, before its update.
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """Loss of a step, before its update; a tuple of losses where Pyro's step gives one.
 
         Args:
             args: of model and guide.
             kwargs: of model and guide.
 
         Raises:
-            NonFiniteError: loss or gradient is not finite; parameters, optimiser and random state are as before.
+            NonFiniteError: loss or gradient is not finite; parameters, buffers, optimiser and random state are as
+                before.
         """
-        device = args[0].device if args and isinstance(args[0], Tensor) else torch.device("cpu")
-        before = snapshot(device)
-        found = self._gradient(*args, **kwargs)
-        loss, length = found.numbers.tolist()
-        if not (abs(loss) < float("inf") and length < float("inf")):
-            restore(before)
-            self._refuse(loss, length, args, before)
-        parameters = self._gradient.parameters
-        left = self._update(parameters, found.gradients)
-        if left:
-            rest = [parameters[place] for place in left]
-            for place in left:
-                parameters[place].grad = found.gradients[place]
-            self.optim(rest)
-            for parameter in rest:
-                parameter.grad = None
+        before = self._snapshot(args)
+        try:
+            found = self._gradient(*args, **kwargs)
+        except ValueError as error:  # by which Pyro refuses the parameters of a distribution
+            self._undo(before)
+            if not (site := self._site(args, kwargs)):
+                raise
+            raise self._refusal("number", site, str(error).splitlines()[0]) from error
+        *losses, norm = found.numbers.tolist()
+        loss = sum(losses)
+        if not (math.isfinite(norm) and (math.isfinite(loss) or self._has_no_loss)):
+            self._undo(before)
+            site = self._site(args, kwargs)
+            is_loss = not math.isfinite(loss) and not self._has_no_loss
+            raise self._refusal("loss" if is_loss else "gradient", site, loss if is_loss else norm)
+        self._move(found)
         self._count += 1
-        return loss
+        return tuple(losses) if len(losses) > 1 else loss
 
-    def steps(self, batches: Iterable[tuple[Any, ...]]) -> list[float]:
+    def steps(self, batches: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Losses of one step for each batch.
 
         Args:
@@ -102,14 +110,28 @@ class CompiledSVI(SVI):
         """
         return [self.step(*batch) for batch in batches]
 
-    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """Loss without an update.
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Loss without an update; a tuple of losses where Pyro gives one.
 
         Args:
             args: of model and guide.
             kwargs: of model and guide.
         """
-        return float(self._value(*args, **kwargs).numbers[0])
+        *losses, _ = self._value(*args, **kwargs).numbers.tolist()
+        return tuple(losses) if len(losses) > 1 else losses[0]
+
+    def _move(self, found: Evaluation) -> None:
+        parameters = self._gradient.parameters
+        if parameters is not self._moved:
+            self._moved, self._update = parameters, FusedUpdate(self._optimizer)
+        left = self._update(parameters, found.gradients)
+        for place in left:  # a copy: it may be clipped, and may be the same tensor as the data
+            gradient = found.gradients[place]
+            parameters[place].grad = None if gradient is None else gradient.clone()
+        if left:
+            self.optim([parameters[place] for place in left])
+        for place in left:
+            parameters[place].grad = None
 
     def _optimizer(self, parameter: Tensor) -> tuple[Optimizer, dict[str, Any]] | None:
         known = self.optim.optim_objs.get(parameter)
@@ -118,13 +140,32 @@ class CompiledSVI(SVI):
         optimizer = getattr(known, "optimizer", known)  # of a schedule
         return optimizer, optimizer.param_groups[0]
 
-    def _refuse(self, loss: float, norm: float, args: Any, before: Any) -> None:
-        site = locate_nonfinite(self.model, self.guide, *args)
-        restore(before)
-        raise NonFiniteError(
-            "non-finite loss" if not abs(loss) < float("inf") else "non-finite gradient",
+    def _snapshot(self, args: Any) -> Any:
+        tensors = [argument for argument in args if isinstance(argument, Tensor)]
+        device = next(
+            (tensor.device for tensor in (*self._gradient.parameters, *tensors)), torch.device("cpu")
+        )
+        touched = self._gradient.touched
+        touched.before = {}
+        return snapshot(device), {buffer: buffer.clone() for buffer in touched.written}
+
+    def _undo(self, before: Any) -> None:
+        noise, buffers = before
+        restore(noise)
+        put_back({**self._gradient.touched.before, **buffers})
+
+    def _site(self, args: Any, kwargs: Any) -> str | None:
+        """The first site that is not finite, where there is one."""
+        model, guide = partial(self.model, **kwargs), partial(self.guide, **kwargs)
+        with warnings.catch_warnings(), Touched().watched():
+            warnings.simplefilter("ignore")  # of Pyro, of each NaN that is being looked for
+            return locate_nonfinite(model, guide, *args, objective=self._objective)
+
+    def _refusal(self, what: str, site: str | None, value: float | str) -> NonFiniteError:
+        return NonFiniteError(
+            f"non-finite {what}",
             where=f"step {self._count + 1}" + (f", {site}" if site else ""),
-            value=norm if abs(loss) < float("inf") else loss,
+            value=value,
             expected="a finite number",
             cure="a lower learning rate, or a look at these data",
         )

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 _LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, pyro))
 _OWN = str(Path(__file__).parent)
@@ -49,7 +51,7 @@ def trace(run: Callable[..., Any], parameters: Sequence[Tensor], inputs: Sequenc
     from torch's generators and writes into buffers.
 
     Args:
-        run: from tensors to a scalar tensor.
+        run: from tensors to a scalar tensor, or to a tuple of them where it calls ``backward`` itself.
         parameters: leaves to differentiate with respect to; without any, the graph has the loss alone.
         inputs: tensors that the graph takes anew at each call.
 
@@ -59,20 +61,14 @@ def trace(run: Callable[..., Any], parameters: Sequence[Tensor], inputs: Sequenc
     has_gradient: list[bool] = []
 
     def outputs(*tensors: Tensor) -> list[Tensor]:
-        with _recording() as record:
+        with _recording(parameters):
             loss = run(*tensors)
-            total = loss if isinstance(loss, Tensor) else torch.as_tensor(loss)
-            if not record.roots and total.requires_grad:
-                record.roots.append((total, None))
-            gradients: Sequence[Tensor | None] = [None] * len(parameters)
-            if parameters and record.roots:
-                roots, seeds = zip(*record.roots, strict=True)
-                gradients = torch.autograd.grad(
-                    roots, list(parameters), grad_outputs=seeds, allow_unused=True
-                )
+            gradients = [parameter.grad for parameter in parameters]
+            if all(gradient is None for gradient in gradients) and isinstance(loss, Tensor):
+                gradients = _gradients(loss, parameters)
         has_gradient[:] = [gradient is not None for gradient in gradients]
-        found = [gradient for gradient in gradients if gradient is not None]
-        return [loss_and_norm(total, found), *found]
+        found = [_like(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+        return [loss_and_norm(loss, found), *found]
 
     try:
         module = make_fx(outputs, tracing_mode="real")(*inputs)
@@ -81,45 +77,83 @@ def trace(run: Callable[..., Any], parameters: Sequence[Tensor], inputs: Sequenc
     return Trace(module, _lift(module), has_gradient)
 
 
-def loss_and_norm(loss: Tensor, gradients: Sequence[Tensor]) -> Tensor:
-    """Loss and global norm of the gradients, which is what must be known before an update; shape (2,), float64.
+def loss_and_norm(loss: Any, gradients: Sequence[Tensor]) -> Tensor:
+    """Losses, then the global norm of the gradients: what must be known before an update; one row, float64.
 
     Args:
-        loss: scalar.
+        loss: a number, or a tuple of them as Pyro's ``ReweightedWakeSleep`` gives.
         gradients: of all parameters.
     """
-    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
-    norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros_like(loss)
-    return torch.stack((loss.detach().double(), norm.detach().double()))
+    losses = [torch.as_tensor(value).detach() for value in (loss if isinstance(loss, tuple) else (loss,))]
+    norms = [torch.linalg.vector_norm(gradient).detach() for gradient in gradients]
+    norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros_like(losses[0])
+    return torch.stack([number.to(norm.device, torch.float64) for number in (*losses, norm)])
+
+
+def _like(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with the strides of its parameter, which kernels of updates take for granted."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
+def _gradients(root: Tensor, parameters: Sequence[Tensor], seed: Tensor | None = None) -> list[Tensor | None]:
+    if not (root.requires_grad and parameters):
+        return [None] * len(parameters)
+    found = torch.autograd.grad(
+        root, list(parameters), grad_outputs=seed, allow_unused=True, retain_graph=True
+    )
+    return list(found)
 
 
 class _Recording(TorchFunctionMode):
-    """Looks after calls that would take a number out of the graph, or choose a shape by one."""
+    """Looks after calls that would take a number out of the graph, or run a backward pass that it cannot record."""
 
-    def __init__(self) -> None:
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
         super().__init__()
-        self.roots: list[tuple[Tensor, Tensor | None]] = []
+        self.parameters = parameters
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is Tensor.item:
             return args[0].detach()
+        if func is torch._is_all_true:  # the check of a distribution that was made before
+            return True
         if func is Tensor.backward:
-            self.roots.append((args[0], args[1] if len(args) > 1 else kwargs.get("gradient")))
-            return None
-        if func in _SHAPED_BY_VALUES:
-            raise Untraceable(f"{func.__name__} gives a shape that depends on values")
+            return self._backward(args[0], args[1] if len(args) > 1 else kwargs.get("gradient"))
+        if func in _READERS:
+            raise Untraceable(f"{func.__name__} reads the values of a tensor")
         if func is Tensor.__getitem__ and _is_mask(args[1]):
             return _Selection(*args)
         if func is Tensor.__setitem__ and _is_mask(args[1]):
             return _assign(*args)
         return func(*args, **kwargs)
 
+    def _backward(self, root: Tensor, seed: Tensor | None) -> None:
+        gradients = _gradients(root, self.parameters, seed)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
-_SHAPED_BY_VALUES = (
-    torch.nonzero, Tensor.nonzero, torch.masked_select, Tensor.masked_select, torch.unique, Tensor.unique,
-    torch.argwhere, Tensor.argwhere, torch.unique_consecutive, Tensor.unique_consecutive,
+
+_READERS = (
+    Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.tolist, Tensor.__format__, Tensor.__repr__,
+    Tensor.__deepcopy__,
 )  # fmt: skip
+
+
+class _Guard(TorchDispatchMode):
+    """Refuses what would freeze values of this run in the graph."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.dynamic_output_shape in func.tags:
+            is_index = func is torch.ops.aten.index.Tensor
+            if not is_index or any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
+                raise Untraceable(f"{func.__name__.split('.')[0]} gives a shape that depends on values")
+        if torch.Tag.data_dependent_output in func.tags:
+            # make_fx lets a number be read of a tensor from outside, but not of one that it has recorded.
+            args = pytree.tree_map_only(Tensor, torch.clone, args)
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -166,17 +200,27 @@ def _expectation(dice: Any, costs: Any, original: Any = Dice.compute_expectation
 
 
 @contextlib.contextmanager
-def _recording() -> Iterator[_Recording]:
+def _recording(parameters: Sequence[Tensor]) -> Iterator[None]:
     """Block in which Pyro does not look at values: its checks and its warnings of NaN would."""
+    _clear(parameters)
     with (
         mock.patch("pyro.util.torch_isnan", lambda value: False),
         mock.patch("pyro.util.torch_isinf", lambda value: False),
         mock.patch.object(Dice, "compute_expectation", _expectation),
         pyro.validation_enabled(False),
         torch.enable_grad(),
-        _Recording() as record,
+        _Guard(),
+        _Recording(parameters),
     ):
-        yield record
+        try:
+            yield
+        finally:
+            _clear(parameters)
+
+
+def _clear(parameters: Sequence[Tensor]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def _lift(module: GraphModule) -> list[Tensor]:

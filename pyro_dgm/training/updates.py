@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class FusedUpdate:
 
         Args:
             parameters: the same ones at each call.
-            gradients: of each; changed by some optimisers.
+            gradients: of each.
 
         Returns:
             Places of the parameters that are left to their optimiser.
@@ -70,8 +71,11 @@ class FusedUpdate:
                 plan.left.append(place)
                 continue
             optimizer, group = found
-            options = tuple((name, value) for name, value in group.items() if name != "params")
-            part = parts.setdefault((type(optimizer), options), _Part(type(optimizer)))
+            get = itemgetter("lr", *[name for name in group if name not in ("lr", "params")])
+            options = get(group)
+            count = _count(optimizer.state.get(parameter))
+            key = type(optimizer), str(options), parameter.dtype, parameter.device, count
+            part = parts.setdefault(key, _Part(type(optimizer), get, options[1:]))
             part.add(place, parameter, optimizer, group)
         plan.parts = list(parts.values())
         for part in plan.parts:
@@ -84,6 +88,8 @@ class _Part:
     """Parameters that one kernel moves."""
 
     kind: type[Optimizer]
+    get: Callable[[Group], tuple[Any, ...]]  # learning rate, then all other options
+    options: tuple[Any, ...]  # without the learning rate
     places: list[int] = field(default_factory=list)
     parameters: list[Tensor] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
@@ -118,14 +124,22 @@ class _Plan:
     left: list[int] = field(default_factory=list)
 
     def holds(self) -> bool:
-        """Whether the optimisers have still the state and the rates that the plan was made of."""
+        """Whether the optimisers have still the state and the options that the plan was made of."""
         for part in self.parts:
-            rate = part.groups[0]["lr"]
-            if any(group["lr"] != rate for group in part.groups):
+            options = (part.groups[0]["lr"], *part.options)
+            if any(part.get(group) != options for group in part.groups):
                 return False
             if any(optimizer.state is not state for optimizer, state in part.owners):
                 return False  # it was loaded
+            if part.kind is ClippedAdam and len({state["step"] for state in part.states}) > 1:
+                return False  # another plan moved some of them
         return not self.left  # they have a state by now
+
+
+def _count(state: dict[str, Any] | None) -> int:
+    """Number of steps, where it is a plain number that one kernel has in common for all of its parameters."""
+    count = (state or {}).get("step", 0)
+    return count if isinstance(count, int) else 0
 
 
 def _has_kernel(optimizer: Optimizer, group: Group, parameter: Tensor) -> bool:
@@ -152,8 +166,9 @@ def _clipped_adam(part: _Part, gradients: list[Any]) -> None:
     for state in part.states:
         state["step"] += 1
     group, count = part.groups[0], part.states[0]["step"]
-    torch._foreach_clamp_min_(gradients, -group["clip_norm"])
-    torch._foreach_clamp_max_(gradients, group["clip_norm"])
+    # Not in place: what is left of a gradient may be the data themselves.
+    clamped = torch._foreach_clamp_min(gradients, -group["clip_norm"])
+    gradients = list(torch._foreach_clamp_max(clamped, group["clip_norm"]))
     step = torch.tensor(float(count), device=part.parameters[0].device)
     # Pyro's adds eps before the correction of the bias, torch's after it.
     eps = group["eps"] / math.sqrt(1 - group["betas"][1] ** count)

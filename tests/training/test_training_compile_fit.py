@@ -6,15 +6,18 @@ import os
 
 import pytest
 import torch
+from pyro.infer import RenyiELBO
 from torch import nn
 
 from pyro_dgm.errors import IntegrityError, Interrupted, InvalidInput, NonFiniteError
-from pyro_dgm.objectives import ELBO, IWAE, Player
+from pyro_dgm.objectives import ELBO, IWAE, Player, PyroELBO
 from pyro_dgm.training import Players, compiled_loss, fit
 from pyro_dgm.training.options import resolve_compile
 from tests.training.stand_ins import Autoencoder, Noisy, Parts, Rows, copy_of, rows, same
 from tests.training.test_training_gan import Adversarial, Generator
 from tests.training.test_training_resume import Adversary, Signals
+
+PLATE = {"vectorize_particles": True, "max_plate_nesting": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +52,10 @@ def run(objective=None, *, data=None, program=None, **options):
         {"objective": IWAE(3), "ema": 0.9, "early_stopping": 2},
         {"objective": Adversary},
         {"scheduler": lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.7)},
+        {"objective": PyroELBO(RenyiELBO(0.0, num_particles=3, **PLATE))},
         {"precision": "bfloat16"},
     ],
-    ids=["elbo", "analytic", "iwae", "players", "schedule", "bfloat16"],
+    ids=["elbo", "analytic", "iwae", "players", "schedule", "renyi", "bfloat16"],
 )
 def test_a_compiled_run_is_the_plain_one(options, graphs):
     def once(**more):

@@ -1,0 +1,202 @@
+"""Twenty compiled steps are twenty plain ones, whatever the optimiser; schedules make no new graph."""
+
+from __future__ import annotations
+
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.optim import PyroLRScheduler, PyroOptim
+
+from pyro_dgm.training import CompiledSVI, compiled_loss, updates
+from tests.training.beside_plain import assert_same, trajectory
+from tests.training.compiled_pairs import schools, vae
+
+
+@pytest.fixture(autouse=True)
+def lowered(monkeypatch):
+    graphs = []
+    monkeypatch.setattr(compiled_loss, "lower", lambda module, inputs: graphs.append(module) or module)
+    torch.set_default_dtype(torch.float64)
+    return graphs
+
+
+def by_name(name):
+    return {"lr": 0.03 if "loc" in name else 0.01, "betas": (0.8, 0.99)}
+
+
+def exponential():
+    options = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.05}, "gamma": 0.9}
+    return PyroLRScheduler(torch.optim.lr_scheduler.ExponentialLR, options)
+
+
+def cycle():
+    options = {"optimizer": torch.optim.SGD, "optim_args": {"lr": 0.01, "momentum": 0.9}}
+    return PyroLRScheduler(
+        torch.optim.lr_scheduler.OneCycleLR, {**options, "max_lr": 0.01, "total_steps": 40}
+    )
+
+
+OPTIMIZERS = {
+    "Adam": lambda: pyro.optim.Adam({"lr": 0.05}),
+    "Adam, decayed": lambda: pyro.optim.Adam({"lr": 0.05, "weight_decay": 0.1, "betas": (0.8, 0.99)}),
+    "Adam, amsgrad": lambda: pyro.optim.Adam({"lr": 0.05, "amsgrad": True}),
+    "AdamW": lambda: pyro.optim.AdamW({"lr": 0.05, "weight_decay": 0.1}),
+    "SGD": lambda: pyro.optim.SGD({"lr": 1e-3}),
+    "SGD with momentum": lambda: pyro.optim.SGD({"lr": 1e-3, "momentum": 0.9, "nesterov": True}),
+    "ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.95, "clip_norm": 0.5}),
+    "ClippedAdam, decayed": lambda: pyro.optim.ClippedAdam({"lr": 0.05, "weight_decay": 0.1}),
+    "ClippedAdam, centred": lambda: pyro.optim.ClippedAdam({"lr": 0.05, "centered_variance": True}),
+    "options by name": lambda: pyro.optim.Adam(by_name),
+    "clipped": lambda: pyro.optim.Adam({"lr": 0.05}, {"clip_norm": 0.5}),
+    "RMSprop": lambda: pyro.optim.RMSprop({"lr": 0.01}),
+    "exponential schedule": exponential,
+    "cycle of rate and momentum": cycle,
+}
+SCHEDULED = ("exponential schedule", "cycle of rate and momentum")
+
+
+def pair():
+    return schools(AutoNormal)
+
+
+def scheduled(svi, count):
+    if isinstance(svi.optim, PyroLRScheduler):
+        svi.optim.step()
+
+
+def run(kind, optim, make=pair):
+    return trajectory(kind, make, Trace_ELBO, optim, each=scheduled)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_compiled_steps_are_plain_ones(name, lowered):
+    assert_same(run(CompiledSVI, OPTIMIZERS[name]), run(SVI, OPTIMIZERS[name]), rtol=1e-11)
+    assert len(lowered) == 1
+
+
+@pytest.mark.parametrize("name", ["Adam", "ClippedAdam", "SGD with momentum"])
+def test_states_are_those_of_the_optimiser(name):
+    found = {}
+    for kind in (SVI, CompiledSVI):
+        trajectory(
+            kind,
+            pair,
+            Trace_ELBO,
+            OPTIMIZERS[name],
+            each=lambda svi, count: found.update({type(svi): svi.optim.get_state()}),
+        )
+    for parameter, state in found[SVI].items():
+        (expected,), (other,) = state["state"].values(), found[CompiledSVI][parameter]["state"].values()
+        for key, value in expected.items():
+            torch.testing.assert_close(
+                torch.as_tensor(other[key]), torch.as_tensor(value), rtol=1e-9, atol=1e-12
+            )
+
+
+def no_correction(monkeypatch):
+    sqrt = type("math", (), {"sqrt": staticmethod(lambda x: 1.0)})
+    monkeypatch.setattr(updates, "math", sqrt)
+
+
+def no_clip(monkeypatch):
+    monkeypatch.setattr(CompiledSVI, "_optimizer", unclipped)
+
+
+def unclipped(svi, parameter):
+    known = svi.optim.optim_objs.get(parameter)
+    return known and (known, known.param_groups[0])
+
+
+def no_momentum(monkeypatch):
+    kernel = updates._KERNELS[torch.optim.SGD]
+
+    def forgetful(part, gradients):
+        for state in part.states:
+            state["momentum_buffer"].zero_()
+        kernel(part, gradients)
+
+    monkeypatch.setitem(updates._KERNELS, torch.optim.SGD, forgetful)
+
+
+def no_new_rates(monkeypatch):
+    original = updates._adam_kernel
+
+    def stale(part, *rest, **options):
+        part.groups = [dict(part.groups[0], lr=0.05)]
+        original(part, *rest, **options)
+
+    monkeypatch.setattr(updates, "_adam_kernel", stale)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("ClippedAdam", no_correction),
+        ("clipped", no_clip),
+        ("SGD with momentum", no_momentum),
+        ("exponential schedule", no_new_rates),
+    ],
+)
+def test_a_wrong_update_is_caught(name, fault, monkeypatch):
+    fault(monkeypatch)
+    with pytest.raises(AssertionError):
+        assert_same(run(CompiledSVI, OPTIMIZERS[name]), run(SVI, OPTIMIZERS[name]), rtol=1e-11)
+
+
+def test_parameters_of_two_types_are_moved():
+    def mixed():
+        model, guide, batch = vae()
+        model.__self__.to(torch.float64)
+        pyro.param("scale", torch.ones((), dtype=torch.float32))
+
+        def scaled(x):
+            scale = pyro.param("scale")
+            with pyro.poutine.scale(scale=scale.square().double() + 1):
+                model(x)
+
+        return scaled, guide, batch
+
+    for name in ("Adam", "ClippedAdam", "SGD with momentum"):
+        assert_same(run(CompiledSVI, OPTIMIZERS[name], mixed), run(SVI, OPTIMIZERS[name], mixed), rtol=1e-5)
+
+
+@pytest.mark.parametrize("clip", [{}, {"clip_norm": 1e-3}])
+@pytest.mark.parametrize("name", ["ClippedAdam", "Adam"])
+def test_strided_gradients_are_followed_and_data_are_not_clipped(name, clip):
+    """Gradients of a sum, of a transposed product, and one that is the data themselves."""
+    weights = torch.randn(3, 4)
+
+    def loss(model, guide, x):
+        w = pyro.param("w", torch.ones(3, 4))
+        v = pyro.param("v", torch.ones(3, 4))
+        u = pyro.param("u", torch.ones(3, 4))
+        return w.sum() + (v.t() * weights.t()).sum() + (u * x).sum() + (w * v * u).square().sum() * 0.0
+
+    def make():
+        return (lambda x: None), (lambda x: None), (torch.arange(12.0).reshape(3, 4) - 5,)
+
+    options = {"lr": 0.01, **({"clip_norm": 0.5} if name == "ClippedAdam" else {})}
+    optim = lambda: PyroOptim(getattr(pyro.optim, name)(options).pt_optim_constructor, options, clip or None)  # noqa: E731
+    compiled = trajectory(CompiledSVI, make, lambda: loss, optim)
+    assert_same(compiled, trajectory(SVI, make, lambda: loss, optim), rtol=1e-11)
+
+
+def test_parameters_that_part_ways_are_counted_apart():
+    """One is left out of some steps; Pyro goes on to move it by momentum, and so do we."""
+
+    def loss(model, guide, stage):
+        a, b = pyro.param("a", torch.ones(2)), pyro.param("b", torch.ones(2))
+        return (a - 2).square().sum() + ((b - 3).square().sum() if stage else 0.0)
+
+    for name in ("Adam", "ClippedAdam", "SGD with momentum"):
+        found = []
+        for kind in (CompiledSVI, SVI):
+            pyro.clear_param_store()
+            svi = kind(lambda stage: None, lambda stage: None, OPTIMIZERS[name](), loss)
+            losses = [svi.step(int(count % 3 != 1)) for count in range(20)]
+            found.append(
+                ([float(value) for value in losses], dict(pyro.get_param_store().named_parameters()))
+            )
+        assert_same(*found, rtol=1e-11)
