@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import platform
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
+
+from pyro_dgm.training.products import faster_products
 
 _aten = torch.ops.aten
-
-_LARGE = 2_000_000  # multiplications of a product from which oneDNN repays its longer call
 
 
 class NotCompiled(Exception):
@@ -36,8 +32,8 @@ def lower(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequen
         NotCompiled: Inductor cannot do it, as where there is no C++ compiler.
     """
     _as_drawn(module)
-    if _has_slow_products() and all(value.device.type == "cpu" for value in inputs):
-        _faster_products(module)
+    if all(value.device.type == "cpu" for value in inputs):
+        faster_products(module)
     module.recompile()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch, about itself
@@ -67,55 +63,3 @@ def _as_drawn(module: GraphModule) -> None:
             draw = module.graph.call_function(_aten.bernoulli_.Tensor, (empty, node.args[0]))
         node.replace_all_uses_with(draw)
         module.graph.erase_node(node)
-
-
-@functools.cache
-def _has_slow_products() -> bool:
-    """Whether torch multiplies by MKL on a processor that is not Intel's, where MKL leaves half of it unused."""
-    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
-        return False
-    info = Path("/proc/cpuinfo")
-    name = info.read_text() if info.is_file() else platform.processor()
-    return "AuthenticAMD" in name and torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-
-def _faster_products(module: GraphModule) -> None:
-    """Large products of float32 matrices on the CPU by oneDNN."""
-    for target, first in ((_aten.mm.default, 0), (_aten.addmm.default, 1)):
-        for node in module.graph.find_nodes(op="call_function", target=target):
-            left, right = node.args[first : first + 2]
-            if len(node.args) > first + 2 or node.kwargs or not _is_large(left, right):
-                continue
-            with module.graph.inserting_before(node):
-                product = module.graph.call_function(_product(), (left, right))
-                if first:
-                    product = module.graph.call_function(_aten.add.Tensor, (product, node.args[0]))
-            node.replace_all_uses_with(product)
-            module.graph.erase_node(node)
-
-
-def _is_large(left: Node, right: Node) -> bool:
-    a, b = left.meta["val"], right.meta["val"]
-    is_float = a.dtype == b.dtype == torch.float32
-    return is_float and a.shape[0] * a.shape[1] * b.shape[1] >= _LARGE
-
-
-@functools.cache
-def _product() -> Any:
-    """The operation ``pyro_dgm::mm``: a product of two matrices by oneDNN."""
-    library = torch.library.Library("pyro_dgm", "DEF")
-    library.define("mm(Tensor left, Tensor right) -> Tensor")
-
-    def multiply(left: Tensor, right: Tensor) -> Tensor:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
-        return result
-
-    library.impl("mm", multiply, "CPU")
-    torch.library.register_fake(
-        "pyro_dgm::mm", lambda left, right: left.new_empty(left.shape[0], right.shape[1]), lib=library
-    )
-    _LIBRARIES.append(library)  # which takes its operations along when it goes
-    return torch.ops.pyro_dgm.mm.default
-
-
-_LIBRARIES: list[torch.library.Library] = []
