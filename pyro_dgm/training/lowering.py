@@ -45,7 +45,7 @@ def _inductor(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Se
         from torch._inductor import config, standalone_compile
     except ImportError as error:
         raise NotCompiled(f"torch {torch.__version__} cannot compile a graph alone, 2.8 can") from error
-    # A tanh by the vector exponential takes half the time; its absolute error is that of a number near 1.
+    # A tanh by the vector exponential is quicker; its absolute error is that of a number near 1.
     options = {"fallback_random": True, "cpp.use_decompose_tanh": True}
     try:
         with config.patch(options):

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 def faster_products(module: GraphModule) -> None:
     """Rewrites a graph's products of float32 matrices for this processor, where there is a faster way than torch's.
 
-    The choice is made by the size alone, so that a graph computes the same bits each time.
+    The choice is made by size and number of threads, never by timing, so that a run computes the same bits again.
 
     Args:
         module: a graph of tensors on the CPU.

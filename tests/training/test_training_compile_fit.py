@@ -11,7 +11,7 @@ from torch import nn
 
 from pyro_dgm.errors import IntegrityError, Interrupted, InvalidInput, NonFiniteError
 from pyro_dgm.objectives import ELBO, IWAE, Player, PyroELBO
-from pyro_dgm.training import Players, compiled_loss, fit
+from pyro_dgm.training import Players, fit
 from pyro_dgm.training.options import resolve_compile
 from tests.training.stand_ins import Autoencoder, Noisy, Parts, Rows, copy_of, rows, same
 from tests.training.test_training_gan import Adversarial, Generator
@@ -20,17 +20,7 @@ from tests.training.test_training_resume import Adversary, Signals
 PLATE = {"vectorize_particles": True, "max_plate_nesting": 1}
 
 
-@pytest.fixture(autouse=True)
-def graphs(monkeypatch):
-    """Graphs are run as they were recorded, without a compiler; gives the number of them."""
-    made = []
-
-    def lower(module, inputs):
-        made.append(module)
-        return module
-
-    monkeypatch.setattr(compiled_loss, "lower", lower)
-    return made
+pytestmark = pytest.mark.usefixtures("graphs")
 
 
 def run(objective=None, *, data=None, program=None, **options):

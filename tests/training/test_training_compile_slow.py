@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import subprocess
@@ -57,12 +58,25 @@ def test_the_comparison_of_ends_catches_a_wrong_gradient(monkeypatch):
     assert distance(compiled, last_losses(SVI, range(200, 204), 500)) > 4.9
 
 
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+class Allocated(ctypes.Structure):
+    """What the C library says of its memory, in bytes: `mallinfo2(3)`."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    )
+
+
+def in_use() -> int:
+    """Bytes that are allocated now. Resident memory would tell less: a leak can hide in what was free before."""
+    ask = ctypes.CDLL(None).mallinfo2
+    ask.restype = Allocated
+    told = ask()
+    return told.uordblks + told.hblkhd
 
 
 def growth(steps, leak=None):
-    """Tensors and bytes that some steps leave behind, once as many have warmed everything up."""
+    """Tensors, bytes and blocks of Python that steps leave behind, once as many have warmed everything up."""
     model, guide, batch = regularised()
     svi = CompiledSVI(model, guide, adam(), Trace_ELBO())
     counts = []
@@ -70,29 +84,34 @@ def growth(steps, leak=None):
         for _ in range(steps):
             svi.step(*batch)
             if leak is not None:
-                leak.append(svi._gradient(*batch).gradients)
+                leak(svi._gradient(*batch).gradients)
         gc.collect()
-        counts.append((sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()), resident()))
+        tensors = sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+        counts.append((tensors, in_use(), sys.getallocatedblocks()))
     assert not svi._gradient.is_plain
-    return counts[1][0] - counts[0][0], counts[1][1] - counts[0][1]
+    return [after - before for before, after in zip(*counts, strict=True)]
 
 
-needs_proc = pytest.mark.skipif(
-    not Path("/proc/self/statm").is_file(), reason="memory of the process is read there"
+needs_malloc = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="only glibc 2.33 says what is allocated"
 )
 
 
-@needs_proc
+@needs_malloc
 def test_ten_thousand_steps_keep_the_memory():
-    tensors, size = growth(10_000)
+    tensors, size, blocks = growth(10_000)
     assert tensors <= 10
-    assert size < 4 * 2**20  # one tensor of 100 numbers kept at each step would be as much
+    assert size < 2**20  # a hundred bytes at each step would be as much
+    assert blocks < 5000
 
 
-@needs_proc
+@needs_malloc
 def test_a_leak_is_caught():
-    tensors, size = growth(2500, leak=[])
-    assert tensors > 10 and size > 4 * 2**20
+    kept = []
+    tensors, size, _ = growth(2500, kept.append)
+    assert tensors > 10 and size > 2**20
+    *_, blocks = growth(6000, lambda _: kept.append(object()))
+    assert blocks > 5000
 
 
 @pytest.mark.parametrize("make", [score, regularised])
