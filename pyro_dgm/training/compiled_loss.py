@@ -36,6 +36,7 @@ class _Graph:
     def __post_init__(self) -> None:
         self._addresses = [tensor.data_ptr() for tensor in self.captured]
         self._layouts = [_layout(tensor) for tensor in self.captured]
+        self.has_all = all(self.has_gradient)
 
     def fits(self) -> bool:
         """Whether the captured tensors have still the shapes and types that the graph was made for."""
@@ -101,23 +102,10 @@ class CompiledLoss:
             with self.touched.watched(undone=False):
                 return self._plain(args, kwargs)[0]
         self._calls += 1
-        if self.touched.is_replaced():
-            self._forget()
-        structure: Any
-        if kwargs or any(type(argument) is not Tensor for argument in args):
-            leaves, structure = pytree.tree_flatten((args, kwargs))
-        else:  # the same, quicker
-            leaves, structure = list(args), len(args)
-        inputs, key = self._inputs(leaves, structure)
         try:
-            graph = self._graphs.get(key)
-        except TypeError as error:  # unhashable: such an argument may change without a sign
-            return self._give_up(f"an argument that is neither tensor nor constant: {error}", args, kwargs)
-        if graph is None or not graph.fits():
-            try:
-                graph, inputs = self._make(leaves, structure, args, kwargs)
-            except (Untraceable, NotCompiled) as error:
-                return self._give_up(str(error), args, kwargs)
+            graph, inputs = self._find(args, kwargs)
+        except (Untraceable, NotCompiled) as error:
+            return self._give_up(str(error), args, kwargs)
         graph.calls += 1
         if graph.calls in _COMPARED or graph.calls % 1000 == 0:
             with self.touched.unchanged([*self.parameters, *inputs]):
@@ -128,11 +116,30 @@ class CompiledLoss:
                 return self._give_up(reason, args, kwargs)
         return self._compiled(graph, inputs)
 
+    def _find(self, args: Any, kwargs: Any) -> tuple[_Graph, Sequence[Tensor]]:
+        """A graph for such arguments, which is made if there is none yet, and its inputs."""
+        if self.touched.is_replaced():
+            self._forget()
+        leaves: Sequence[Any] = args
+        structure: Any = len(args)
+        if kwargs or not _are_tensors(args):
+            leaves, structure = pytree.tree_flatten((args, kwargs))
+        inputs, key = self._inputs(leaves, structure)
+        try:
+            graph = self._graphs.get(key)
+        except TypeError as error:  # unhashable: such an argument may change without a sign
+            raise Untraceable(f"an argument that is neither tensor nor constant: {error}") from error
+        if graph is None or not graph.fits():
+            return self._make(leaves, structure, args, kwargs)
+        return graph, inputs
+
     def _compiled(self, graph: _Graph, inputs: Sequence[Tensor]) -> Evaluation:
         with torch.no_grad():
             numbers, *found = graph.function(*inputs, *graph.captured)
+        if graph.has_all:
+            return Evaluation(numbers, list(found))
         rest = iter(found)
-        gradients = [next(rest) if has else None for has in graph.has_gradient]
+        gradients: list[Tensor | None] = [next(rest) if has else None for has in graph.has_gradient]
         return Evaluation(numbers, self._as_pyro(gradients, graph.touched))
 
     def _plain(self, args: Any, kwargs: Any) -> tuple[Evaluation, Sequence[Tensor]]:
@@ -202,6 +209,9 @@ class CompiledLoss:
     def _inputs(self, leaves: Sequence[Any], structure: Any) -> tuple[list[Tensor], Any]:
         """Inputs of a graph, and what it is made for."""
         number = torch.get_default_dtype()
+        trained = () if self._finds_parameters else [parameter.requires_grad for parameter in self.parameters]
+        if _are_tensors(leaves):  # the same, quicker
+            return list(leaves), (structure, number, *map(_layout, leaves), *self.touched.flags(), *trained)
         if any(isinstance(leaf, (float, np.floating)) for leaf in leaves):
             tensors = [leaf for leaf in (*leaves, *self.parameters) if isinstance(leaf, Tensor)]
             number = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else number
@@ -210,7 +220,6 @@ class CompiledLoss:
             for leaf in leaves
             if _is_input(leaf)
         ]
-        trained = () if self._finds_parameters else [parameter.requires_grad for parameter in self.parameters]
         return inputs, (structure, number, *map(_constant, leaves), *self.touched.flags(), *trained)
 
     def _forget(self) -> None:
@@ -225,6 +234,10 @@ class CompiledLoss:
         self._graphs.clear()
         warnings.warn(f"not compiled, so that steps take longer: {reason}", stacklevel=4)
         return self._plain(args, kwargs)[0]
+
+
+def _are_tensors(leaves: Sequence[Any]) -> bool:
+    return all([type(leaf) is Tensor for leaf in leaves])  # noqa: C419  # quicker than a generator
 
 
 def _is_input(leaf: Any) -> bool:

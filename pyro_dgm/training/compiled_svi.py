@@ -141,13 +141,11 @@ class CompiledSVI(SVI):
         return optimizer, optimizer.param_groups[0]
 
     def _snapshot(self, args: Any) -> Any:
-        tensors = [argument for argument in args if isinstance(argument, Tensor)]
-        device = next(
-            (tensor.device for tensor in (*self._gradient.parameters, *tensors)), torch.device("cpu")
-        )
+        known = self._gradient.parameters or [argument for argument in args if isinstance(argument, Tensor)]
         touched = self._gradient.touched
         touched.before = {}
-        return snapshot(device), {buffer: buffer.clone() for buffer in touched.written}
+        noise = snapshot(known[0].device if known else torch.device("cpu"))
+        return noise, {buffer: buffer.clone() for buffer in touched.written}
 
     def _undo(self, before: Any) -> None:
         noise, buffers = before

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from pyro_dgm.training.products import faster_products
+from pyro_dgm.training.products import c_functions, faster_products
 
 _aten = torch.ops.aten
 
@@ -32,12 +34,27 @@ def lower(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequen
         NotCompiled: Inductor cannot do it, as where there is no C++ compiler.
     """
     _as_drawn(module)
-    if all(value.device.type == "cpu" for value in inputs):
+    if _is_on_cpu(inputs):
         faster_products(module)
+        _keep_freed_memory()
     module.recompile()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch, about itself
         return _inductor(module, inputs)
+
+
+def _is_on_cpu(inputs: Sequence[Tensor]) -> bool:
+    return all(value.device.type == "cpu" for value in inputs)
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Lets the C library keep up to 62 MiB of freed memory, so that each step finds its buffers without page faults.
+
+    glibc raises its thresholds to what is freed, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD). Nothing is written, so
+    that it takes no memory.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def _inductor(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
@@ -45,8 +62,16 @@ def _inductor(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Se
         from torch._inductor import config, standalone_compile
     except ImportError as error:
         raise NotCompiled(f"torch {torch.__version__} cannot compile a graph alone, 2.8 can") from error
-    # A tanh by the vector exponential is quicker; its absolute error is that of a number near 1.
-    options = {"fallback_random": True, "cpp.use_decompose_tanh": True}
+    # The shapes of the inputs are checked before. A tanh by the vector exponential is quicker; its absolute error is
+    # that of a number near 1. What calls the kernels is C++, too, which takes no longer to compile.
+    options: dict[str, Any] = {
+        "fallback_random": True,
+        "size_asserts": False,
+        "alignment_asserts": False,
+        "cpp.use_decompose_tanh": True,
+    }
+    if _is_on_cpu(inputs):
+        options |= {"cpp_wrapper": True, "aot_inductor.custom_ops_to_c_shims": c_functions()}
     try:
         with config.patch(options):
             return standalone_compile(module, list(inputs), dynamic_shapes="from_example_inputs")
@@ -56,10 +81,20 @@ def _inductor(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Se
 
 
 def _as_drawn(module: GraphModule) -> None:
-    """Bernoulli draws by torch's own kernel, for which Inductor has a rule with other numbers."""
-    for node in module.graph.find_nodes(op="call_function", target=_aten.bernoulli.default):
-        with module.graph.inserting_before(node):
-            empty = module.graph.call_function(_aten.empty_like.default, (node.args[0],))
-            draw = module.graph.call_function(_aten.bernoulli_.Tensor, (empty, node.args[0]))
+    """Draws by torch's own kernels, in few calls: Inductor has a Bernoulli with other numbers."""
+    graph = module.graph
+    for node in graph.find_nodes(op="call_function", target=_aten.bernoulli.default):
+        with graph.inserting_before(node):
+            empty = graph.call_function(_aten.empty_like.default, (node.args[0],))
+            draw = graph.call_function(_aten.bernoulli_.Tensor, (empty, node.args[0]))
         node.replace_all_uses_with(draw)
-        module.graph.erase_node(node)
+        graph.erase_node(node)
+    for node in graph.find_nodes(op="call_function", target=_aten.normal_.default):
+        empty = node.args[0]
+        is_fresh = empty.target is _aten.empty.memory_format and len(empty.users) == 1
+        if is_fresh and len(node.args) == 1 and not node.kwargs:  # the same numbers without a copy
+            with graph.inserting_before(node):
+                draw = graph.call_function(_aten.randn.default, empty.args, empty.kwargs)
+            node.replace_all_uses_with(draw)
+            graph.erase_node(node)
+            graph.erase_node(empty)

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import logging
-import os
-import platform
-import subprocess
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from pyro_dgm.training.native import native, processor
+
 _aten = torch.ops.aten
-_SOURCE = Path(__file__).with_name("products.cpp")
 
-# Multiplications of a product from which oneDNN's own blocking wins over its micro-kernel on whole matrices, and
-# from which it wins over MKL.
-_BLOCKED, _LARGE = 20_000_000, 2_000_000
-
-logger = logging.getLogger(__name__)
+# Multiplications of a product from which oneDNN's own blocking beats MKL, and shared by several threads beats its
+# micro-kernel in one; and length of the rows from which it beats that in any case.
+_LARGE, _LONG = 2_000_000, 2048
 
 
 def faster_products(module: GraphModule) -> None:
@@ -55,22 +47,10 @@ def _product(module: GraphModule, left: Node, right: Node) -> Node | None:
     if not a.dtype == b.dtype == torch.float32:
         return None
     size = a.shape[0] * a.shape[1] * b.shape[1]
-    small = micro_product()
     # The micro-kernel runs in one thread.
-    if size >= (_BLOCKED if small is not None and torch.get_num_threads() == 1 else _LARGE):
-        return module.graph.call_function(blocked_product(), (left, right))
-    if small is None:
-        return None
-    return module.graph.call_function(small, (_by_rows(module, left), _by_rows(module, right)))
-
-
-def _by_rows(module: GraphModule, node: Node) -> Node:
-    """A copy that lies row by row, which Inductor makes as part of what comes before it."""
-    if node.meta["val"].is_contiguous():
-        return node
-    return module.graph.call_function(
-        _aten.clone.default, (node,), {"memory_format": torch.contiguous_format}
-    )
+    if native() is not None and (size < _LARGE or (torch.get_num_threads() == 1 and a.shape[1] < _LONG)):
+        return module.graph.call_function(_operation("small_product"), (left, right))
+    return module.graph.call_function(_operation("large_product"), (left, right)) if size >= _LARGE else None
 
 
 @functools.cache
@@ -78,70 +58,47 @@ def _has_slow_products() -> bool:
     """Whether torch multiplies by MKL on a processor with AVX512 that is not Intel's."""
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
-    info = Path("/proc/cpuinfo")
-    name = info.read_text() if info.is_file() else platform.processor()
-    return "AuthenticAMD" in name and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return "AuthenticAMD" in processor() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+class _Shims(dict[Any, list[str]]):
+    """C functions of operations, for Inductor, which pickles its settings where it looks for a graph on the disk."""
+
+    def __reduce__(self) -> Any:
+        return dict, ({str(operation): lines for operation, lines in self.items()},)
+
+
+def c_functions() -> dict[Any, list[str]]:
+    """C functions that graphs call for operations of this package, as Inductor wants them declared."""
+    handle = "AtenTensorHandle"
+    declaration = f"AOTITorchError aoti_torch_cpu_small_product({handle}, {handle}, {handle}*)"
+    return _Shims({_operation("small_product"): [declaration]} if native() is not None else {})
 
 
 @functools.cache
-def blocked_product() -> Any:
-    """The operation ``pyro_dgm::mm``: a product of two matrices by oneDNN."""
-    library = torch.library.Library("pyro_dgm", "DEF")
-    library.define("mm(Tensor left, Tensor right) -> Tensor")
-
-    def multiply(left: Tensor, right: Tensor) -> Tensor:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
-        return result
-
-    library.impl("mm", multiply, "CPU")
-    torch.library.register_fake("pyro_dgm::mm", _empty_product, lib=library)
+def _operation(name: str) -> Any:
+    """The operation ``pyro_dgm::small_product``, or ``large_product`` by oneDNN's own blocking."""
+    library = torch.library.Library("pyro_dgm", "FRAGMENT")
+    library.define(f"{name}(Tensor left, Tensor right) -> Tensor")
+    library.impl(name, {"small_product": _small, "large_product": _large}[name], "CPU")
+    torch.library.register_fake(f"pyro_dgm::{name}", _empty, lib=library)
     _LIBRARIES.append(library)  # which takes its operations along when it goes
-    return torch.ops.pyro_dgm.mm.default
+    return getattr(torch.ops.pyro_dgm, name).default
 
 
 _LIBRARIES: list[torch.library.Library] = []
 
 
-@functools.cache
-def micro_product() -> Any | None:
-    """The operation ``pyro_dgm_products::mm`` by oneDNN's micro-kernel, or None where it cannot be had.
-
-    It is compiled once for each version of torch, into the folder in which Inductor keeps its graphs.
-    """
-    try:
-        torch.ops.load_library(str(_library()))
-    except (OSError, RuntimeError, ImportError, subprocess.SubprocessError) as error:
-        logger.info("small matrix products by MKL: %s", error)
-        return None
-    torch.library.register_fake("pyro_dgm_products::mm", _empty_product)
-    return torch.ops.pyro_dgm_products.mm.default
+def _small(left: Tensor, right: Tensor) -> Tensor:
+    functions = native()
+    assert functions is not None
+    return functions.product(left, right)
 
 
-def _empty_product(left: Tensor, right: Tensor) -> Tensor:
+def _large(left: Tensor, right: Tensor) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
+    return result
+
+
+def _empty(left: Tensor, right: Tensor) -> Tensor:
     return left.new_empty(left.shape[0], right.shape[1])
-
-
-def _library() -> Path:
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-    from torch.utils.cpp_extension import get_cxx_compiler, include_paths, library_paths
-
-    command = [
-        get_cxx_compiler(),
-        "-O2",
-        "-std=c++20",
-        "-shared",
-        "-fPIC",
-        str(_SOURCE),
-        "-lc10",
-        "-ltorch_cpu",
-    ]
-    command += [f"-I{path}" for path in include_paths()] + [f"-L{path}" for path in library_paths()]
-    facts = "\n".join([_SOURCE.read_text(), torch.__version__, platform.machine(), *command])
-    path = Path(cache_dir()) / f"pyro_dgm_products_{hashlib.sha256(facts.encode()).hexdigest()[:24]}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = Path(folder) / path.name
-            subprocess.run([*command, "-o", str(made)], check=True, capture_output=True, timeout=120)
-            os.replace(made, path)
-    return path

@@ -13,6 +13,8 @@ from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from pyro_dgm.training.native import NativeAdam, native
+
 Group = dict[str, Any]
 
 
@@ -79,7 +81,7 @@ class FusedUpdate:
             part.add(place, parameter, optimizer, group)
         plan.parts = list(parts.values())
         for part in plan.parts:
-            part.join_steps()
+            part.join()
         return plan
 
 
@@ -97,6 +99,7 @@ class _Part:
     states: list[dict[str, Any]] = field(default_factory=list)
     tensors: dict[str, list[Tensor]] = field(default_factory=dict)
     steps: Tensor | None = None
+    native: NativeAdam | None = None
 
     def add(self, place: int, parameter: Tensor, optimizer: Optimizer, group: Group) -> None:
         state = optimizer.state[parameter]
@@ -108,7 +111,7 @@ class _Part:
         for name, value in state.items():
             self.tensors.setdefault(name, []).append(value)
 
-    def join_steps(self) -> None:
+    def _join_steps(self) -> None:
         """Makes the numbers of steps entries of one tensor, so that one addition counts them all."""
         steps = self.tensors.get("step", [])
         if steps and isinstance(steps[0], Tensor):
@@ -116,6 +119,23 @@ class _Part:
             self.tensors["step"] = list(self.steps.unbind())
             for state, step in zip(self.states, self.tensors["step"], strict=True):
                 state["step"] = step
+
+    def join(self) -> None:
+        """Prepares what is the same at each step."""
+        self._join_steps()
+        functions = native() if self._suits_native() else None
+        if functions is not None:
+            states = [self.tensors[name] for name in ("exp_avg", "exp_avg_sq", "step")]
+            self.native = functions.adam(self.parameters, *states)
+
+    def _suits_native(self) -> bool:
+        if self.kind not in (Adam, AdamW) or self.groups[0]["maximize"] or torch.get_num_threads() > 1:
+            return False
+        tensors = [*self.parameters, *(tensor for kind in self.tensors.values() for tensor in kind)]
+        return all(
+            tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous()
+            for tensor in tensors
+        )
 
 
 @dataclass
@@ -127,10 +147,12 @@ class _Plan:
         """Whether the optimisers have still the state and the options that the plan was made of."""
         for part in self.parts:
             options = (part.groups[0]["lr"], *part.options)
-            if any(part.get(group) != options for group in part.groups):
-                return False
-            if any(optimizer.state is not state for optimizer, state in part.owners):
-                return False  # it was loaded
+            for group in part.groups:
+                if part.get(group) != options:
+                    return False
+            for optimizer, state in part.owners:
+                if optimizer.state is not state:  # it was loaded
+                    return False
             if part.kind is ClippedAdam and len({state["step"] for state in part.states}) > 1:
                 return False  # another plan moved some of them
         return not self.left  # they have a state by now
@@ -155,6 +177,11 @@ def _has_kernel(optimizer: Optimizer, group: Group, parameter: Tensor) -> bool:
 
 def _adam(part: _Part, gradients: list[Any]) -> None:
     group, tensors = part.groups[0], part.tensors
+    decoupled = part.kind is AdamW or bool(group.get("decoupled_weight_decay"))
+    if part.native is not None:
+        options = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
+        part.native(gradients, **options, decoupled=decoupled)
+        return
     assert part.steps is not None
     part.steps += 1
     _adam_kernel(part, gradients, tensors["step"], eps=group["eps"], decoupled=part.kind is AdamW)

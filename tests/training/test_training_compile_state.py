@@ -102,15 +102,15 @@ def frozen(net, count):
 
 
 @pytest.mark.parametrize(
-    ("change", "graphs"),
+    ("change", "number"),
     [(in_place, 1), (replaced, 2), (loaded, 1), (assigned, 2), (flagged, 2), (frozen, 2)],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 @pytest.mark.filterwarnings("ignore:.*requires_grad=False:UserWarning")  # by pyro.module
-def test_what_changes_in_the_module_is_seen(change, graphs, made):
+def test_what_changes_in_the_module_is_seen(change, number, made):
     plain, compiled = both(change)
     assert_same(compiled, plain, rtol=1e-10)
-    assert len(made) == graphs
+    assert len(made) == number
 
 
 @pytest.mark.parametrize("fault", ["is_replaced", "training", "lifting"])
