@@ -16,6 +16,7 @@ from pyro_dgm.training.compiled_loss import CompiledLoss
 from pyro_dgm.training.processes import OneProcess, Processes
 from pyro_dgm.training.random_state import restore, snapshot
 from pyro_dgm.training.tracing import loss_and_norm
+from pyro_dgm.training.updates import FusedUpdate
 
 
 @runtime_checkable
@@ -85,10 +86,11 @@ class Players:
         }
         self.optimizers = {player.name: self._make_optimizer(player) for player in players}
         self._compiled: dict[str, CompiledLoss] = {}
+        self._updates: dict[str, FusedUpdate] = {}
         self._modules = [part for module in modules for part in module.modules()]
 
     def compile(self) -> None:
-        """Makes loss and gradients of each player one compiled graph from the next step on.
+        """Makes loss and gradients of each player one compiled graph, and its update one kernel, from now on.
 
         What a graph takes as constant, and what cannot be compiled, :class:`CompiledLoss` says. In several processes
         nothing changes.
@@ -101,6 +103,10 @@ class Players:
                     modules=self._modules,
                 )
                 for player in self.players
+            }
+            self._updates = {
+                name: FusedUpdate(functools.partial(_group, optimizer))
+                for name, optimizer in self.optimizers.items()
             }
 
     def _loss(self, player: Player, *batch: Any) -> Tensor:
@@ -138,7 +144,6 @@ class Players:
         return losses
 
     def _turn(self, player: Player, batch: tuple[Any, ...]) -> float:
-        optimizer = self.optimizers[player.name]
         before = snapshot(self._parameters[player.name][0].device)
         try:
             # The mean over processes, whose gradients are the same: all refuse a step or none.
@@ -153,9 +158,23 @@ class Players:
         if length > self.clip_norm:
             gradients = [p.grad for p in self._parameters[player.name] if p.grad is not None]
             torch._foreach_mul_(gradients, self.clip_norm / length)
-        optimizer.step()
+        self._move(player.name)
         self.gradient_norms[player.name] = length
         return value
+
+    def _move(self, name: str) -> None:
+        """Updates a player's parameters by their gradients."""
+        parameters, left = self._parameters[name], None
+        gradients = [parameter.grad for parameter in parameters]
+        if name in self._updates:
+            left = self._updates[name](parameters, gradients)
+            if not left:
+                return
+            for place in {*range(len(parameters))} - {*left}:  # which have moved
+                parameters[place].grad = None
+        self.optimizers[name].step()
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
 
     def _descend(self, player: Player, batch: tuple[Any, ...]) -> Tensor:
         """Gives the player's parameters their gradients, and returns :func:`loss_and_norm`."""
@@ -174,6 +193,14 @@ class Players:
         """Loss of the first player, summed over the batch; nothing is updated."""
         with torch.no_grad():
             return float(self.players[0].loss(*batch))
+
+
+def _group(
+    optimizer: torch.optim.Optimizer, parameter: Tensor
+) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
+    """Optimiser and group of options of a parameter."""
+    groups = (group for group in optimizer.param_groups if any(p is parameter for p in group["params"]))
+    return optimizer, next(groups)
 
 
 def _trained(player: Player) -> list[Tensor]:

@@ -122,11 +122,14 @@ class _Part:
 
     def join(self) -> None:
         """Prepares what is the same at each step."""
-        self._join_steps()
+        self.groups = list({id(group): group for group in self.groups}.values())
+        self.owners = list({id(optimizer): (optimizer, state) for optimizer, state in self.owners}.values())
         functions = native() if self._suits_native() else None
         if functions is not None:
             states = [self.tensors[name] for name in ("exp_avg", "exp_avg_sq", "step")]
             self.native = functions.adam(self.parameters, *states)
+        else:
+            self._join_steps()
 
     def _suits_native(self) -> bool:
         if self.kind not in (Adam, AdamW) or self.groups[0]["maximize"] or torch.get_num_threads() > 1:
@@ -155,6 +158,10 @@ class _Plan:
                     return False
             if part.kind is ClippedAdam and len({state["step"] for state in part.states}) > 1:
                 return False  # another plan moved some of them
+            if part.steps is not None:
+                for state, step in zip(part.states, part.tensors["step"], strict=True):
+                    if state["step"] is not step:  # another plan joined some of them
+                        return False
         return not self.left  # they have a state by now
 
 
@@ -166,6 +173,8 @@ def _count(state: dict[str, Any] | None) -> int:
 
 def _has_kernel(optimizer: Optimizer, group: Group, parameter: Tensor) -> bool:
     state = optimizer.state.get(parameter)
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return False
     if type(optimizer) not in _KERNELS or not isinstance(group["lr"], float | int) or parameter.is_complex():
         return False
     if group.get("amsgrad") or group.get("differentiable") or group.get("centered_variance"):

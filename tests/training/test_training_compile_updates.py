@@ -198,3 +198,34 @@ def test_parameters_that_part_ways_are_counted_apart():
                 ([float(value) for value in losses], dict(pyro.get_param_store().named_parameters()))
             )
         assert_same(*found, rtol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_gradients_may_come_and_go(dtype):
+    """Each combination of present gradients has a plan of its own, on the same state."""
+    found = []
+    for is_fused in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        parameters = [torch.ones(3, dtype=dtype, requires_grad=True) for _ in range(3)]
+        adam = torch.optim.Adam(parameters, lr=0.1)
+        update = updates.FusedUpdate(lambda parameter, adam=adam: (adam, adam.param_groups[0]))
+        for present in [
+            (1, 1, 1),
+            (1, 1, 0),
+            (1, 1, 1),
+            (0, 1, 1),
+            (1, 1, 0),
+            (1, 1, 1),
+            (0, 0, 1),
+            (1, 1, 1),
+        ]:
+            gradients = [
+                torch.randn(3, generator=generator).to(dtype) if there else None for there in present
+            ]
+            left = update(parameters, gradients) if is_fused else [0, 1, 2]
+            for place, parameter in enumerate(parameters):
+                parameter.grad = gradients[place] if place in left else None
+            adam.step()
+        found.append([*parameters, *[adam.state[p]["step"] for p in parameters]])
+    for plain, fused in zip(*found, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0)
