@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from pyro_dgm.training.agreement import Evaluation, disagreement
 from pyro_dgm.training.lowering import NotCompiled, lower
+from pyro_dgm.training.replay import replayed
 from pyro_dgm.training.touched import Touched, stored
 from pyro_dgm.training.tracing import Untraceable, loss_and_norm, trace
 
@@ -200,7 +201,8 @@ class CompiledLoss:
             if self.touched.is_replaced():
                 self.touched.restore()
                 raise Untraceable("each run puts another tensor into the place of a parameter or a buffer")
-        function = lower(recorded.module, [*inputs, *recorded.captured])
+        tensors = [*inputs, *recorded.captured]
+        function = replayed(lower(recorded.module, tensors), len(inputs), tensors)
         has = iter(recorded.has_gradient)
         graph = _Graph(function, recorded.captured, [wanted and next(has) for wanted in is_trained], touched)
         self._graphs[key] = graph

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from pyro_dgm.training.native import native
 from pyro_dgm.training.products import c_functions, faster_products
 
 _aten = torch.ops.aten
@@ -72,6 +73,8 @@ def _inductor(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Se
     }
     if _is_on_cpu(inputs):
         options |= {"cpp_wrapper": True, "aot_inductor.custom_ops_to_c_shims": c_functions()}
+        if native() is not None:  # which shows that vector code is compiled and runs here
+            options["cpp.vec_isa_ok"] = True
     try:
         with config.patch(options):
             return standalone_compile(module, list(inputs), dynamic_shapes="from_example_inputs")

@@ -99,6 +99,9 @@ class _Part:
     states: list[dict[str, Any]] = field(default_factory=list)
     tensors: dict[str, list[Tensor]] = field(default_factory=dict)
     steps: Tensor | None = None
+    on_device: Tensor | None = (
+        None  # steps, where the optimiser keeps them on the CPU and the parameters are not
+    )
     native: NativeAdam | None = None
 
     def add(self, place: int, parameter: Tensor, optimizer: Optimizer, group: Group) -> None:
@@ -119,6 +122,9 @@ class _Part:
             self.tensors["step"] = list(self.steps.unbind())
             for state, step in zip(self.states, self.tensors["step"], strict=True):
                 state["step"] = step
+            device = self.parameters[0].device
+            if device != self.steps.device:
+                self.on_device = self.steps.to(device)
 
     def join(self) -> None:
         """Prepares what is the same at each step."""
@@ -193,7 +199,11 @@ def _adam(part: _Part, gradients: list[Any]) -> None:
         return
     assert part.steps is not None
     part.steps += 1
-    _adam_kernel(part, gradients, tensors["step"], eps=group["eps"], decoupled=part.kind is AdamW)
+    steps = tensors["step"]
+    if part.on_device is not None:
+        part.on_device += 1
+        steps = list(part.on_device.unbind())
+    _adam_kernel(part, gradients, steps, eps=group["eps"], decoupled=part.kind is AdamW)
 
 
 def _clipped_adam(part: _Part, gradients: list[Any]) -> None:

@@ -16,10 +16,10 @@ FIRST = 3  # steps, of which one compiles
 STEPS = 50
 
 
-def costs(cell):
+def costs(cell, device):
     """Seconds of the first steps with an empty and with a full cache, and peak MiB of either and of plain SVI."""
     with tempfile.TemporaryDirectory() as cache:
-        cold, warm, plain = (_run(cell, kind, cache) for kind in ("compiled", "compiled", "plain"))
+        cold, warm, plain = (_run(cell, kind, device, cache) for kind in ("compiled", "compiled", "plain"))
     return {
         "cold": cold["seconds"],
         "warm": warm["seconds"],
@@ -29,9 +29,9 @@ def costs(cell):
     }
 
 
-def _run(cell, kind, cache):
+def _run(cell, kind, device, cache):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.svi_costs", str(cell), kind],
+        [sys.executable, "-m", "tests.benchmarks.svi_costs", str(cell), kind, device],
         env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache},
         cwd=Path(__file__).parents[2],
         check=True,
@@ -41,7 +41,7 @@ def _run(cell, kind, cache):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(cell, kind):
+def main(cell, kind, device):
     import pyro
     import torch
 
@@ -52,8 +52,8 @@ def main(cell, kind):
     torch.set_flush_denormal(True)
     pyro.enable_validation(False)
     cell = Cell(*map(int, cell.split("-")))
-    svi = pyro_svi(cell, "pair", CompiledSVI if kind == "compiled" else pyro.infer.SVI)
-    x = batch(cell)
+    svi = pyro_svi(cell, "pair", CompiledSVI if kind == "compiled" else pyro.infer.SVI, device)
+    x = batch(cell, device)
     start = time.perf_counter()
     for _ in range(FIRST):
         svi.step(x)

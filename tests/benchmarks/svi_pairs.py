@@ -6,6 +6,7 @@ over the batch; one sample of `log q - log p` or the importance-weighted bound; 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -53,16 +54,16 @@ class Competitor:
     chunk: int = 1
 
 
-def batch(cell):
+def batch(cell, device="cpu"):
     generator = torch.Generator().manual_seed(1)
-    return (torch.rand(cell.batch, cell.data, generator=generator) < 0.2).float()
+    return (torch.rand(cell.batch, cell.data, generator=generator) < 0.2).float().to(device)
 
 
-def networks(cell):
+def networks(cell, device="cpu"):
     """Encoder and decoder; the same weights at each call."""
     torch.manual_seed(0)
     D, H, Z = cell[:3]
-    return _network(D, H, 2 * Z), _network(Z, H, D)
+    return _network(D, H, 2 * Z).to(device), _network(Z, H, D).to(device)
 
 
 def _network(inputs, hidden, outputs):
@@ -71,8 +72,8 @@ def _network(inputs, hidden, outputs):
     )
 
 
-def pyro_svi(cell, name, kind=SVI):
-    encoder, decoder = networks(cell)
+def pyro_svi(cell, name, kind=SVI, device="cpu"):
+    encoder, decoder = networks(cell, device)
     Z = cell.latent
 
     def model(x):
@@ -96,14 +97,14 @@ def pyro_svi(cell, name, kind=SVI):
     return kind(model, guide, pyro.optim.Adam({"lr": RATE}), loss)
 
 
-def torch_step(cell, *, is_compiled=False):
+def torch_step(cell, device="cpu", *, is_compiled=False):
     """A step without Pyro, by fused Adam."""
-    encoder, decoder = networks(cell)
+    encoder, decoder = networks(cell, device)
     K = cell.particles
 
     def loss_of(x):
         loc, scale = encoder(x).chunk(2, -1)
-        noise = torch.randn((K, *loc.shape) if K > 1 else loc.shape)
+        noise = torch.randn((K, *loc.shape) if K > 1 else loc.shape, device=device)
         scale = softplus(scale)
         z = loc + scale * noise
         log_ratio = (0.5 * (noise.square() - z.square()) + scale.log()).sum(-1)
@@ -127,11 +128,12 @@ def torch_step(cell, *, is_compiled=False):
     return step
 
 
-def products(cell):
+def products(cell, device="cpu"):
     """The matrix products of a step by torch.mm, without the gradient with respect to the data."""
     D, H, Z, B, K = cell
     shapes = [(B, D, H), (B, H, H), (B, H, 2 * Z), (B * K, Z, H), (B * K, H, H), (B * K, H, D)]
-    layers = [(torch.randn(m, k), torch.randn(n, k), torch.randn(m, n)) for m, k, n in shapes]
+    draw = functools.partial(torch.randn, device=device)
+    layers = [(draw(m, k), draw(n, k), draw(m, n)) for m, k, n in shapes]
 
     def step():
         for place, (x, weight, gradient) in enumerate(layers):
@@ -139,17 +141,20 @@ def products(cell):
             torch.mm(gradient.t(), x)
             if place:
                 torch.mm(gradient, weight)
+        if device != "cpu":
+            torch.cuda.synchronize()
 
     return step
 
 
-def torch_competitors(cell):
-    x = batch(cell)
+def torch_competitors(cell, device="cpu"):
+    x = batch(cell, device)
     plain, compiled, several = (
-        pyro_svi(cell, f"{cell}/{name}", kind)
+        pyro_svi(cell, f"{cell}/{name}", kind, device)
         for name, kind in (("plain", SVI), ("compiled", CompiledSVI), ("several", CompiledSVI))
     )
-    by_hand, by_hand_compiled, floor = torch_step(cell), torch_step(cell, is_compiled=True), products(cell)
+    by_hand, by_hand_compiled = torch_step(cell, device), torch_step(cell, device, is_compiled=True)
+    floor = products(cell, device)
     return [
         Competitor("CompiledSVI.step", lambda n: [compiled.step(x) for _ in range(n)]),
         Competitor(

@@ -1,4 +1,4 @@
-"""Time of a compiled step beside others' on one core; `python -m tests.benchmarks.svi_step [CELL ...]`.
+"""Time of a compiled step beside others'; `python -m tests.benchmarks.svi_step [--device cuda] [CELL ...]`.
 
 A cell is data dimension, hidden units, latent dimension, batch and particles, such as 64-64-8-128-1. All train the pair
 of `svi_pairs` by Adam on a batch that is there already, with new noise at each step. First each trains from the same
@@ -11,6 +11,7 @@ process had the core for itself: under load the ratios shift, too.
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
@@ -78,8 +79,8 @@ def _length(competitor):
         n *= 2
 
 
-def compare(cell):
-    competitors = torch_competitors(cell) + numpyro_competitors(cell)
+def compare(cell, device):
+    competitors = torch_competitors(cell, device) + (numpyro_competitors(cell) if device == "cpu" else [])
     losses = arrive(competitors)
     found, share = times(competitors)
     print(f"\n{cell!s:20s}{'ms':>8s}   {'step / it':21s} {'steps / it':21s} loss")
@@ -87,10 +88,10 @@ def compare(cell):
         ratios = [_ratio(found[ours], seconds) if ours != name else "" for ours in OURS]
         loss = f"{losses[name] / cell.batch:.2f}" if name in losses else ""
         print(f"{name:20s}{1e3 * statistics.median(seconds):8.3f}   {ratios[0]:21s} {ratios[1]:21s} {loss}")
-    for name in PEERS:
+    for name in PEERS if device == "cpu" else ():
         if name not in found:
             print(f"{name:20s}not installed")
-    cost = costs(cell)
+    cost = costs(cell, device)
     print(
         f"first steps {cost['cold']:.1f} s with an empty cache, {cost['warm']:.1f} s in the next process; peak memory "
         f"{cost['cold MiB']:.0f} and {cost['warm MiB']:.0f} MiB, plain SVI {cost['plain MiB']:.0f} MiB\n"
@@ -105,12 +106,14 @@ def _ratio(ours, theirs):
     return f"{middle:6.3f} ({low:.3f} {high:.3f})"
 
 
-def header():
+def header(device):
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     print(f"{processor or platform.processor()}, {torch.backends.cpu.get_cpu_capability()}, one core{load}")
+    if device == "cuda":
+        print(torch.cuda.get_device_name())
     print(", ".join(f"{name} {_version(name)}" for name in ("torch", "pyro-ppl", "numpyro", "jax")))
     print(f"denormals flushed; {CHUNK} steps a call in CompiledSVI.steps and NumPyro's loop", flush=True)
 
@@ -122,15 +125,21 @@ def _version(name):
         return "not installed"
 
 
-def main(names):
+def main(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.svi_step", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("cells", nargs="*", metavar="CELL", help=f"such as {CELLS[0]}; all by default")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    options = parser.parse_args(arguments)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     pyro.enable_validation(False)
-    header()
-    for cell in [Cell(*map(int, name.split("-"))) for name in names] or CELLS:
-        compare(cell)
+    header(options.device)
+    for cell in [Cell(*map(int, name.split("-"))) for name in options.cells] or CELLS:
+        compare(cell, options.device)
 
 
 if __name__ == "__main__":
