@@ -32,6 +32,7 @@ class _Graph:
     captured: Sequence[Tensor]
     has_gradient: Sequence[bool]
     touched: Sequence[Tensor]
+    layouts: Sequence[Any] | None  # of the arguments, where all of them are tensors
     calls: int = 0
 
     def __post_init__(self) -> None:
@@ -46,6 +47,11 @@ class _Graph:
             return True
         self._addresses = addresses
         return [_layout(tensor) for tensor in self.captured] == self._layouts
+
+    def is_compared(self) -> bool:
+        """Whether its next call is to be compared with a plain one."""
+        calls = self.calls + 1
+        return calls in _COMPARED or calls % 1000 == 0
 
 
 class CompiledLoss:
@@ -93,6 +99,7 @@ class CompiledLoss:
         self._waits = after
         self._calls = self._made = 0
         self._graphs: dict[Any, _Graph] = {}
+        self._last: _Graph | None = None
         self._had: set[Tensor] = set()  # parameters that have had a gradient
 
     def __call__(self, *args: Any, **kwargs: Any) -> Evaluation:
@@ -107,8 +114,10 @@ class CompiledLoss:
             graph, inputs = self._find(args, kwargs)
         except (Untraceable, NotCompiled) as error:
             return self._give_up(str(error), args, kwargs)
+        self._last = graph
+        is_compared = graph.is_compared()
         graph.calls += 1
-        if graph.calls in _COMPARED or graph.calls % 1000 == 0:
+        if is_compared:
             with self.touched.unchanged([*self.parameters, *inputs]):
                 plain, _ = self._plain(args, kwargs)
             with self.touched.unchanged([*self.parameters, *inputs]):
@@ -116,6 +125,21 @@ class CompiledLoss:
             if reason:
                 return self._give_up(reason, args, kwargs)
         return self._compiled(graph, inputs)
+
+    def again(self, args: Sequence[Any]) -> Evaluation | None:
+        """A call right after another one, where only the values of tensors differ; None where there is more to do.
+
+        Args:
+            args: of the call.
+        """
+        graph = self._last
+        if graph is None or graph.layouts is None or self.is_plain or _PYRO_STACK or graph.is_compared():
+            return None
+        if not _are_tensors(args) or [_layout(leaf) for leaf in args] != graph.layouts:
+            return None
+        self._calls += 1
+        graph.calls += 1
+        return self._compiled(graph, args)
 
     def _find(self, args: Any, kwargs: Any) -> tuple[_Graph, Sequence[Tensor]]:
         """A graph for such arguments, which is made if there is none yet, and its inputs."""
@@ -204,7 +228,9 @@ class CompiledLoss:
         tensors = [*inputs, *recorded.captured]
         function = replayed(lower(recorded.module, tensors), len(inputs), tensors)
         has = iter(recorded.has_gradient)
-        graph = _Graph(function, recorded.captured, [wanted and next(has) for wanted in is_trained], touched)
+        has_gradient = [wanted and next(has) for wanted in is_trained]
+        layouts = [_layout(leaf) for leaf in leaves] if isinstance(structure, int) else None
+        graph = _Graph(function, recorded.captured, has_gradient, touched, layouts)
         self._graphs[key] = graph
         return graph, inputs
 
@@ -227,6 +253,7 @@ class CompiledLoss:
     def _forget(self) -> None:
         """Leaves graphs and parameters of tensors that are no longer in use."""
         self._graphs.clear()
+        self._last = None
         self.touched = Touched(self._own)
         if self._finds_parameters:
             self.parameters = []
@@ -234,6 +261,7 @@ class CompiledLoss:
     def _give_up(self, reason: str, args: Any, kwargs: Any) -> Evaluation:
         self.is_plain = True
         self._graphs.clear()
+        self._last = None
         warnings.warn(f"not compiled, so that steps take longer: {reason}", stacklevel=4)
         return self._plain(args, kwargs)[0]
 

@@ -93,7 +93,7 @@ class CompiledSVI(SVI):
             raise self._refusal("number", site, str(error).splitlines()[0]) from error
         *losses, norm = found.numbers.tolist()
         loss = sum(losses)
-        if not (math.isfinite(norm) and (math.isfinite(loss) or self._has_no_loss)):
+        if not self._is_finite(loss, norm):
             self._undo(before)
             site = self._site(args, kwargs)
             is_loss = not math.isfinite(loss) and not self._has_no_loss
@@ -105,10 +105,31 @@ class CompiledSVI(SVI):
     def steps(self, batches: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Losses of one step for each batch.
 
+        Between these steps nothing else runs, so that only the first looks for what may have changed.
+
         Args:
             batches: the arguments of each step.
         """
-        return [self.step(*batch) for batch in batches]
+        losses: list[Any] = []
+        for batch in list(batches):
+            loss = self._again(batch) if losses and self._update.is_ready else None
+            losses.append(self.step(*batch) if loss is None else loss)
+        return losses
+
+    def _again(self, batch: tuple[Any, ...]) -> Any | None:
+        """Loss of a step right after another one; None for one that :meth:`step` must take."""
+        before = self._snapshot(batch)
+        found = self._gradient.again(batch)
+        if found is None:
+            return None
+        *losses, norm = found.numbers.tolist()
+        loss = sum(losses)
+        if not self._is_finite(loss, norm):
+            self._undo(before)
+            return None
+        self._update.again(found.gradients)
+        self._count += 1
+        return tuple(losses) if len(losses) > 1 else loss
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Loss without an update; a tuple of losses where Pyro gives one.
@@ -119,6 +140,9 @@ class CompiledSVI(SVI):
         """
         *losses, _ = self._value(*args, **kwargs).numbers.tolist()
         return tuple(losses) if len(losses) > 1 else losses[0]
+
+    def _is_finite(self, loss: float, norm: float) -> bool:
+        return math.isfinite(norm) and (math.isfinite(loss) or self._has_no_loss)
 
     def _move(self, found: Evaluation) -> None:
         parameters = self._gradient.parameters

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from pyro_dgm.training.native import native
 from pyro_dgm.training.products import c_functions, faster_products
@@ -35,6 +35,7 @@ def lower(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequen
         NotCompiled: Inductor cannot do it, as where there is no C++ compiler.
     """
     _as_drawn(module)
+    _share_exponentials(module)
     if _is_on_cpu(inputs):
         faster_products(module)
         _keep_freed_memory()
@@ -89,15 +90,44 @@ def _as_drawn(module: GraphModule) -> None:
     for node in graph.find_nodes(op="call_function", target=_aten.bernoulli.default):
         with graph.inserting_before(node):
             empty = graph.call_function(_aten.empty_like.default, (node.args[0],))
-            draw = graph.call_function(_aten.bernoulli_.Tensor, (empty, node.args[0]))
-        node.replace_all_uses_with(draw)
-        graph.erase_node(node)
+            _replace(node, graph.call_function(_aten.bernoulli_.Tensor, (empty, node.args[0])))
     for node in graph.find_nodes(op="call_function", target=_aten.normal_.default):
         empty = node.args[0]
         is_fresh = empty.target is _aten.empty.memory_format and len(empty.users) == 1
         if is_fresh and len(node.args) == 1 and not node.kwargs:  # the same numbers without a copy
             with graph.inserting_before(node):
-                draw = graph.call_function(_aten.randn.default, empty.args, empty.kwargs)
-            node.replace_all_uses_with(draw)
-            graph.erase_node(node)
+                _replace(node, graph.call_function(_aten.randn.default, empty.args, empty.kwargs))
             graph.erase_node(empty)
+
+
+def _share_exponentials(module: GraphModule) -> None:
+    """Bernoulli log-probabilities of logits, and the sigmoids in their gradients, by one exponential.
+
+    With u = exp(-|x|), log(1 + u) is off by the rounding of a number near 1, as the loss is in any case.
+    """
+    graph, call = module.graph, module.graph.call_function
+    for node in graph.find_nodes(op="call_function", target=_aten.binary_cross_entropy_with_logits.default):
+        x, target = node.args[:2]
+        if node.args[2:] != (None, None, 0) or x.meta["val"].dtype not in (torch.float32, torch.float64):
+            continue
+        sigmoids = [user for user in x.users if user.target is _aten.sigmoid.default]
+        first = min(node, *sigmoids) if sigmoids else node  # nodes are ordered as in the graph
+        with graph.inserting_before(first):
+            u = call(_aten.exp.default, (call(_aten.neg.default, (call(_aten.abs.default, (x,)),)),))
+            above = call(_aten.add.Tensor, (u, 1))
+        with graph.inserting_before(node):
+            linear = call(_aten.clamp_min.default, (x, 0))
+            linear = call(_aten.sub.Tensor, (linear, call(_aten.mul.Tensor, (x, target))))
+            _replace(node, call(_aten.add.Tensor, (linear, call(_aten.log.default, (above,)))))
+        for sigmoid in sigmoids:
+            with graph.inserting_before(sigmoid):
+                larger = call(_aten.reciprocal.default, (above,))
+                smaller = call(_aten.mul.Tensor, (u, larger))
+                is_positive = call(_aten.ge.Scalar, (x, 0))
+                _replace(sigmoid, call(_aten.where.self, (is_positive, larger, smaller)))
+
+
+def _replace(node: Node, other: Node) -> None:
+    other.meta = dict(node.meta)  # shapes and types, for what comes after
+    node.replace_all_uses_with(other)
+    node.graph.erase_node(node)

@@ -21,6 +21,7 @@ constexpr int64_t kTransposed = 64;  // rows or columns of a matrix that are tra
 constexpr int64_t kMany = 256;       // rows of a right matrix from which its columns are taken a few at a time,
 constexpr int64_t kFew = 256;        // at most so many, so that they stay in the cache,
 constexpr int64_t kLarge = 1 << 19;  // and its size from which they are copied together first
+constexpr int64_t kNarrow = 64;      // rows of a left matrix that make good columns of the micro-kernel
 constexpr int64_t kTall = 1 << 17;   // size of a left matrix from which it is transposed a few rows at a time, too
 
 struct Free {
@@ -116,6 +117,16 @@ void product(const Matrix& left, const Matrix& right, float* result) {
     return;
   }
   Scratch left_memory, right_memory;
+  const bool is_narrow = kNarrow <= m && m * k < kTall && m % kSide == 0;
+  if (is_narrow && left.lies_by_rows() && right.lies_by_columns() && 2 * m * (k + n) < k * n) {
+    // The other way round, since left and result together are smaller than the right matrix.
+    left_memory = allocate(k * m);
+    right_memory = allocate(n * m);
+    transpose(left.data, left.line(), left_memory.get(), m, m, k);
+    multiply({right.data, n, k, right.column_stride, 1}, {left_memory.get(), k, m, m, 1}, right_memory.get());
+    transpose(right_memory.get(), m, result, n, n, m);
+    return;
+  }
   if (left.lies_by_rows() || m * k < kTall || k * n > kLarge) {
     const auto b = right.lies_by_columns() ? right : right.by_rows(right_memory);
     multiply(left.by_rows(left_memory), b, result);

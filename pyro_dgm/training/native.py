@@ -68,6 +68,7 @@ class NativeAdam:
         self._parameters, self._states = parameters, states
         self._counts = (ctypes.c_int64 * len(parameters))(*[parameter.numel() for parameter in parameters])
         self._addresses: list[int] = []
+        self._options: tuple[float, ...] = ()
         self._kept = [_pointers(tensors) for tensors in states]
 
     def __call__(

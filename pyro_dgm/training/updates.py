@@ -42,6 +42,7 @@ class FusedUpdate:
     def __init__(self, find: Callable[[Tensor], tuple[Optimizer, Group] | None]) -> None:
         self._find = find
         self._plans: dict[tuple[bool, ...], _Plan] = {}
+        self._last: _Plan | None = None
 
     def __call__(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[int]:
         """Moves the parameters that have a gradient.
@@ -57,10 +58,23 @@ class FusedUpdate:
         plan = self._plans.get(present)
         if plan is None or not plan.holds():
             plan = self._plans[present] = self._make(parameters, present)
-        with torch.no_grad():
-            for part in plan.parts:
-                _KERNELS[part.kind](part, [gradients[place] for place in part.places])
+        self._last = plan
+        plan.move(gradients)
         return plan.left
+
+    def again(self, gradients: Sequence[Tensor | None]) -> None:
+        """A call right after another one that left no parameter, with the same gradients present.
+
+        Args:
+            gradients: of each.
+        """
+        assert self._last is not None
+        self._last.move(gradients)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether :meth:`again` may be called."""
+        return self._last is not None and not self._last.left
 
     def _make(self, parameters: Sequence[Tensor], present: tuple[bool, ...]) -> _Plan:
         plan = _Plan()
@@ -151,6 +165,11 @@ class _Part:
 class _Plan:
     parts: list[_Part] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
+
+    def move(self, gradients: Sequence[Tensor | None]) -> None:
+        with torch.no_grad():
+            for part in self.parts:
+                _KERNELS[part.kind](part, [gradients[place] for place in part.places])
 
     def holds(self) -> bool:
         """Whether the optimisers have still the state and the options that the plan was made of."""

@@ -13,6 +13,7 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO
 from torch import nn
 
+from pyro_dgm.errors import NonFiniteError
 from pyro_dgm.training import CompiledSVI, compiled_loss
 from pyro_dgm.training.compiled_loss import CompiledLoss
 from tests.training.beside_plain import assert_same, values
@@ -244,3 +245,49 @@ def test_evaluate_loss_is_that_of_plain_svi_and_moves_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_same(run(CompiledSVI), run(SVI), rtol=1e-10)
+
+
+def batches(count, rows=6):
+    generator = torch.Generator().manual_seed(3)
+    return [(torch.randn(rows, 2, generator=generator),) for _ in range(count)]
+
+
+def several(run, make_optim=adam):
+    """What `run` returns, with parameters, buffers and noise after it."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    net = Net()
+    svi = CompiledSVI(net.model, net.guide, make_optim(), Trace_ELBO())
+    found = run(svi)
+    return found, {**values(), **dict(net.named_buffers()), "noise": torch.get_rng_state()}
+
+
+@pytest.mark.parametrize(
+    "make_optim", [adam, lambda: pyro.optim.SGD({"lr": 1e-3}), lambda: pyro.optim.RMSprop({"lr": 0.01})]
+)
+def test_several_steps_are_as_many_calls(make_optim):
+    """Over compared calls, and with a batch of another shape among them."""
+    data = batches(12) + batches(1, rows=4) + batches(100)
+    one_by_one = several(lambda svi: [svi.step(*batch) for batch in data], make_optim)
+    at_once = several(lambda svi: svi.steps(data), make_optim)
+    in_parts = several(lambda svi: svi.steps(data[:20]) + svi.steps(iter(data[20:])), make_optim)
+    for found in (at_once, in_parts):
+        assert found[0] == one_by_one[0]
+        assert all(torch.equal(found[1][name], value) for name, value in one_by_one[1].items())
+
+
+def test_a_bad_batch_among_several_changes_nothing():
+    data = batches(20)
+
+    def run(svi, bad):
+        svi.steps(data)
+        if bad:
+            with pytest.raises(NonFiniteError, match="step 21"):
+                svi.steps([(torch.full((6, 2), torch.nan),), *data])
+            with pytest.raises(NonFiniteError, match="step 23"):
+                svi.steps([*data[:2], (torch.full((6, 2), torch.nan),), *data])
+        else:
+            svi.steps(data[:2])
+
+    good, bad = several(lambda svi: run(svi, False)), several(lambda svi: run(svi, True))
+    assert all(torch.equal(bad[1][name], value) for name, value in good[1].items())

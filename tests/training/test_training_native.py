@@ -10,7 +10,7 @@ from pyro_dgm.training import native
 # Sizes around those of registers, of what is transposed at a time, and of what is copied together first.
 SHAPES = [
     (1, 1, 1), (1, 784, 1), (5, 3, 7), (33, 17, 65), (128, 64, 64), (129, 255, 511), (20, 300, 600), (40, 1000, 530),
-    (300, 500, 20), (1000, 700, 130),
+    (300, 500, 20), (1000, 700, 130), (64, 500, 450),
 ]  # fmt: skip
 EPSILON = torch.finfo(torch.float32).eps
 
