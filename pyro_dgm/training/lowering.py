@@ -94,7 +94,10 @@ def _as_drawn(module: GraphModule) -> None:
     for node in graph.find_nodes(op="call_function", target=_aten.normal_.default):
         empty = node.args[0]
         is_fresh = empty.target is _aten.empty.memory_format and len(empty.users) == 1
-        if is_fresh and len(node.args) == 1 and not node.kwargs:  # the same numbers without a copy
+        is_standard = len(node.args) == 1 and not node.kwargs
+        if (
+            is_fresh and is_standard and "memory_format" not in empty.kwargs
+        ):  # the same numbers without a copy
             with graph.inserting_before(node):
                 _replace(node, graph.call_function(_aten.randn.default, empty.args, empty.kwargs))
             graph.erase_node(empty)
