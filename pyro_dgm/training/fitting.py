@@ -100,7 +100,7 @@ def fit(
         precision: of parameters and data; ``bfloat16`` keeps both in float32 and lets networks compute in
             bfloat16.
         compile: whether a step's loss and gradients become one compiled graph after the first epoch, see
-            :class:`CompiledSVI`; ``"auto"`` does so for a run of 10,000 steps or more in one process.
+            :class:`CompiledSVI`; ``"auto"`` does so for a run of 5,000 steps or more in one process.
         seed: of all random numbers; the order of the data has a generator of its own, with the same seed, and
             validation draws the same noise each time.
         validate_every: epochs between validations; the last epoch is always validated.

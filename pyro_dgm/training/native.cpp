@@ -118,8 +118,8 @@ void product(const Matrix& left, const Matrix& right, float* result) {
   }
   Scratch left_memory, right_memory;
   const bool is_narrow = kNarrow <= m && m * k < kTall && m % kSide == 0;
-  if (is_narrow && left.lies_by_rows() && right.lies_by_columns() && 2 * m * (k + n) < k * n) {
-    // The other way round, since left and result together are smaller than the right matrix.
+  if (is_narrow && left.lies_by_rows() && right.lies_by_columns() && 4 * m * (k + n) < 3 * k * n) {
+    // The other way round, since left and result together are well smaller than the right matrix.
     left_memory = allocate(k * m);
     right_memory = allocate(n * m);
     transpose(left.data, left.line(), left_memory.get(), m, m, k);

@@ -14,8 +14,8 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "float64", "bfloat16"]
 Compile = bool | Literal["auto"]
 
-# Steps that repay the seconds of a compilation: handlers that no longer run save milliseconds of each.
-_REPAY = 10_000
+# Steps that repay a compilation of ten seconds: Pyro's handlers, which no longer run, take two milliseconds of each.
+_REPAY = 5_000
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 

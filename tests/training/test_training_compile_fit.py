@@ -117,8 +117,8 @@ def test_a_run_goes_on_as_it_began(tmp_path):
 
 def test_auto_compiles_what_repays_it():
     facts = {"num_processes": 1, "before": None}
-    assert resolve_compile("auto", num_steps=10_000, **facts)
-    assert not resolve_compile("auto", num_steps=9_999, **facts)
+    assert resolve_compile("auto", num_steps=5_000, **facts)
+    assert not resolve_compile("auto", num_steps=4_999, **facts)
     assert not resolve_compile("auto", num_steps=10**6, num_processes=2, before=None)
     assert resolve_compile("auto", num_steps=10, num_processes=1, before=True)
     assert not resolve_compile("auto", num_steps=10**6, num_processes=1, before=False)
