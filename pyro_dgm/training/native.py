@@ -61,7 +61,7 @@ class Native:
 
 
 class NativeAdam:
-    """Steps of Adam on the same parameters; see :meth:`Native.adam`."""
+    """Steps of Adam on the same parameters, as :class:`Native` makes them."""
 
     def __init__(self, function: Any, parameters: Sequence[Tensor], *states: Sequence[Tensor]) -> None:
         self._function = function
