@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from pyro_dgm.training.agreement import Evaluation, disagreement
 from pyro_dgm.training.lowering import NotCompiled, lower
-from pyro_dgm.training.replay import replayed
+from pyro_dgm.training.replay import replayed, settled
 from pyro_dgm.training.touched import Touched, stored
 from pyro_dgm.training.tracing import Untraceable, loss_and_norm, trace
 
@@ -36,17 +36,12 @@ class _Graph:
     calls: int = 0
 
     def __post_init__(self) -> None:
-        self._addresses = [tensor.data_ptr() for tensor in self.captured]
-        self._layouts = [_layout(tensor) for tensor in self.captured]
+        self._layouts = list(map(_layout, self.captured))
         self.has_all = all(self.has_gradient)
 
     def fits(self) -> bool:
         """Whether the captured tensors have still the shapes and types that the graph was made for."""
-        addresses = [tensor.data_ptr() for tensor in self.captured]
-        if addresses == self._addresses:  # the quick answer
-            return True
-        self._addresses = addresses
-        return [_layout(tensor) for tensor in self.captured] == self._layouts
+        return list(map(_layout, self.captured)) == self._layouts
 
     def is_compared(self) -> bool:
         """Whether its next call is to be compared with a plain one."""
@@ -121,10 +116,18 @@ class CompiledLoss:
             with self.touched.unchanged([*self.parameters, *inputs]):
                 plain, _ = self._plain(args, kwargs)
             with self.touched.unchanged([*self.parameters, *inputs]):
-                reason = disagreement(self._compiled(graph, inputs), plain)
+                reason = self._disagreement(graph, inputs, plain)
             if reason:
                 return self._give_up(reason, args, kwargs)
         return self._compiled(graph, inputs)
+
+    def _disagreement(self, graph: _Graph, inputs: Sequence[Tensor], plain: Evaluation) -> str | None:
+        try:
+            return disagreement(self._compiled(graph, inputs), plain)
+        except RuntimeError as error:
+            if graph.calls > 1:
+                raise
+            return f"the graph does not run: {str(error).strip().splitlines()[0]}"
 
     def again(self, args: Sequence[Any]) -> Evaluation | None:
         """A call right after another one, where only the values of tensors differ; None where there is more to do.
@@ -225,7 +228,7 @@ class CompiledLoss:
             if self.touched.is_replaced():
                 self.touched.restore()
                 raise Untraceable("each run puts another tensor into the place of a parameter or a buffer")
-        tensors = [*inputs, *recorded.captured]
+        tensors = [*settled(inputs), *recorded.captured]
         function = replayed(lower(recorded.module, tensors), len(inputs), tensors)
         has = iter(recorded.has_gradient)
         has_gradient = [wanted and next(has) for wanted in is_trained]

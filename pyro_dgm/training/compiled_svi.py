@@ -63,6 +63,7 @@ class CompiledSVI(SVI):
         self._gradient = CompiledLoss(self._differentiated, after=1)
         self._value = CompiledLoss(partial(self.loss, model, guide), gradients=False, after=1)
         self._moved: list[Tensor] = []
+        self._used = optim
         self._update = FusedUpdate(self._optimizer)
         self._count = 0
 
@@ -146,8 +147,9 @@ class CompiledSVI(SVI):
 
     def _move(self, found: Evaluation) -> None:
         parameters = self._gradient.parameters
-        if parameters is not self._moved:
-            self._moved, self._update = parameters, FusedUpdate(self._optimizer)
+        if parameters is not self._moved or self.optim is not self._used:
+            self._moved, self._used = parameters, self.optim
+            self._update = FusedUpdate(self._optimizer)
         left = self._update(parameters, found.gradients)
         for place in left:  # a copy: it may be clipped, and may be the same tensor as the data
             gradient = found.gradients[place]

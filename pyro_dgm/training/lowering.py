@@ -89,7 +89,8 @@ def _as_drawn(module: GraphModule) -> None:
     graph = module.graph
     for node in graph.find_nodes(op="call_function", target=_aten.bernoulli.default):
         with graph.inserting_before(node):
-            empty = graph.call_function(_aten.empty_like.default, (node.args[0],))
+            contiguous: dict[str, Any] = {"memory_format": torch.contiguous_format}
+            empty = graph.call_function(_aten.empty_like.default, (node.args[0],), contiguous)
             _replace(node, graph.call_function(_aten.bernoulli_.Tensor, (empty, node.args[0])))
     for node in graph.find_nodes(op="call_function", target=_aten.normal_.default):
         empty = node.args[0]

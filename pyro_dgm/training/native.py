@@ -61,15 +61,14 @@ class Native:
 
 
 class NativeAdam:
-    """Steps of Adam on the same parameters, as :class:`Native` makes them."""
+    """Steps of Adam on the same parameters, as :class:`Native` makes them; as long as all tensors lie where they do."""
 
     def __init__(self, function: Any, parameters: Sequence[Tensor], *states: Sequence[Tensor]) -> None:
         self._function = function
-        self._parameters, self._states = parameters, states
+        self._owned = parameters, states
         self._counts = (ctypes.c_int64 * len(parameters))(*[parameter.numel() for parameter in parameters])
-        self._addresses: list[int] = []
+        self._moved, *self._kept = [_pointers(tensors) for tensors in (parameters, *states)]
         self._options: tuple[float, ...] = ()
-        self._kept = [_pointers(tensors) for tensors in states]
 
     def __call__(
         self,
@@ -82,19 +81,12 @@ class NativeAdam:
         decoupled: bool,
     ) -> None:
         """A step; the options are those of torch's Adam, decoupled in AdamW."""
-        addresses = [parameter.data_ptr() for parameter in self._parameters]
-        if addresses != self._addresses:  # at first, and where a `data` was assigned
-            self._addresses, self._moved = addresses, _pointers(self._parameters)
         gradients = [g if g.is_contiguous() else g.contiguous() for g in gradients]
-        options = [_REAL(value) for value in (lr, *betas, eps, weight_decay)]
+        options = (lr, *betas, eps, weight_decay, decoupled)
+        if options != self._options:
+            self._options, self._passed = options, (*map(_REAL, options[:-1]), int(decoupled))
         self._function(
-            len(addresses),
-            self._moved,
-            _pointers(gradients),
-            *self._kept,
-            self._counts,
-            *options,
-            int(decoupled),
+            len(gradients), self._moved, _pointers(gradients), *self._kept, self._counts, *self._passed
         )
 
 

@@ -36,8 +36,10 @@ def faster_products(module: GraphModule) -> None:
                 product = _product(module, *node.args[first:])
                 if product is None:
                     continue
+                product.meta = dict(node.meta)  # shapes and types, for the products of it
                 if first:
                     product = module.graph.call_function(_aten.add.Tensor, (product, node.args[0]))
+                    product.meta = dict(node.meta)
             node.replace_all_uses_with(product)
             module.graph.erase_node(node)
 

@@ -26,15 +26,25 @@ def replayed(function: Function, num_inputs: int, tensors: Sequence[Tensor]) -> 
     return function
 
 
+def settled(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Inputs as a function on a GPU gets them: its own copies, of which each has the strides of a contiguous one.
+
+    Args:
+        inputs: of a call.
+    """
+    return [tensor.contiguous() if tensor.device.type == "cuda" else tensor for tensor in inputs]
+
+
 class Replayed:
     """A function whose kernels are recorded at its second call and launched together from then on.
 
-    Tensors from outside are read and written where they lie. Outputs lie where the next call overwrites them. Noise
-    follows torch's generator, which the recording leaves as it was. What cannot be recorded runs as it is.
+    Inputs are copied, and are contiguous in the function. Tensors from outside are read and written where they lie.
+    Outputs lie where the next call overwrites them. Noise follows torch's generator, which the recording leaves as it
+    was. What cannot be recorded runs as it is.
 
     Args:
         function: of tensors on one GPU; gives tensors.
-        num_inputs: number of leading tensors that are others at each call; they are copied.
+        num_inputs: number of leading tensors that are others at each call.
     """
 
     def __init__(self, function: Function, num_inputs: int) -> None:
@@ -48,10 +58,10 @@ class Replayed:
         self._is_warm = False
 
     def __call__(self, *tensors: Tensor) -> Sequence[Tensor]:
+        inputs, outside = tensors[: self._num_inputs], tensors[self._num_inputs :]
         if self._is_plain or not self._is_warm:  # the first call makes what a recording may not
             self._is_warm = True
-            return self._function(*tensors)
-        inputs, outside = tensors[: self._num_inputs], tensors[self._num_inputs :]
+            return self._function(*[tensor.contiguous() for tensor in inputs], *outside)
         addresses = [tensor.data_ptr() for tensor in outside]
         if self._graph is None or addresses != self._addresses:
             try:
@@ -59,7 +69,7 @@ class Replayed:
             except RuntimeError as error:
                 logger.info("not a CUDA graph: %s", str(error).strip().splitlines()[0])
                 self._is_plain = True
-                return self._function(*tensors)
+                return self._function(*[tensor.contiguous() for tensor in inputs], *outside)
             self._addresses = addresses
         for place, given in zip(self._inputs, inputs, strict=True):
             place.copy_(given)
@@ -68,7 +78,7 @@ class Replayed:
         return self._outputs
 
     def _record(self, inputs: Sequence[Tensor], outside: Sequence[Tensor]) -> None:
-        self._inputs = [tensor.clone() for tensor in inputs]
+        self._inputs = [tensor.clone(memory_format=torch.contiguous_format) for tensor in inputs]
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):  # nothing is run
             self._outputs = self._function(*self._inputs, *outside)

@@ -156,8 +156,11 @@ class Players:
             restore(before)
             raise
         if length > self.clip_norm:
-            gradients = [p.grad for p in self._parameters[player.name] if p.grad is not None]
-            torch._foreach_mul_(gradients, self.clip_norm / length)
+            # Not in place: two parameters may have the same tensor for their gradient.
+            found = [(p, p.grad) for p in self._parameters[player.name] if p.grad is not None]
+            scaled = torch._foreach_mul([gradient for _, gradient in found], self.clip_norm / length)
+            for (parameter, _), gradient in zip(found, scaled, strict=True):
+                parameter.grad = gradient
         self._move(player.name)
         self.gradient_norms[player.name] = length
         return value

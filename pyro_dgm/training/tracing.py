@@ -232,6 +232,8 @@ def _lift(module: GraphModule) -> list[Tensor]:
     captured: list[Tensor] = []
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
         value = getattr(module, str(node.target))
+        if not isinstance(value, Tensor):
+            raise Untraceable(f"a {type(value).__name__} of its own")
         if id(value) not in known:
             place = graph.inserting_after(last) if last else graph.inserting_before(next(iter(graph.nodes)))
             with place:

@@ -41,7 +41,7 @@ class FusedUpdate:
 
     def __init__(self, find: Callable[[Tensor], tuple[Optimizer, Group] | None]) -> None:
         self._find = find
-        self._plans: dict[tuple[bool, ...], _Plan] = {}
+        self._plans: dict[tuple[bool | None, ...], _Plan] = {}
         self._last: _Plan | None = None
 
     def __call__(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[int]:
@@ -54,7 +54,7 @@ class FusedUpdate:
         Returns:
             Places of the parameters that are left to their optimiser.
         """
-        present = tuple([gradient is not None for gradient in gradients])
+        present = tuple([None if gradient is None else gradient.is_sparse for gradient in gradients])
         plan = self._plans.get(present)
         if plan is None or not plan.holds():
             plan = self._plans[present] = self._make(parameters, present)
@@ -76,14 +76,14 @@ class FusedUpdate:
         """Whether :meth:`again` may be called."""
         return self._last is not None and not self._last.left
 
-    def _make(self, parameters: Sequence[Tensor], present: tuple[bool, ...]) -> _Plan:
+    def _make(self, parameters: Sequence[Tensor], present: tuple[bool | None, ...]) -> _Plan:
         plan = _Plan()
         parts: dict[Any, _Part] = {}
-        for place, (parameter, is_present) in enumerate(zip(parameters, present, strict=True)):
-            if not is_present:
+        for place, (parameter, is_sparse) in enumerate(zip(parameters, present, strict=True)):
+            if is_sparse is None:
                 continue
             found = self._find(parameter)
-            if found is None or not _has_kernel(*found, parameter):
+            if found is None or is_sparse or not _has_kernel(*found, parameter):
                 plan.left.append(place)
                 continue
             optimizer, group = found
@@ -109,13 +109,11 @@ class _Part:
     places: list[int] = field(default_factory=list)
     parameters: list[Tensor] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
-    owners: list[tuple[Optimizer, Any]] = field(default_factory=list)
+    owners: list[Optimizer] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
     tensors: dict[str, list[Tensor]] = field(default_factory=dict)
     steps: Tensor | None = None
-    on_device: Tensor | None = (
-        None  # steps, where the optimiser keeps them on the CPU and the parameters are not
-    )
+    on_device: Tensor | None = None  # steps beside the parameters, where the optimiser keeps them on the CPU
     native: NativeAdam | None = None
 
     def add(self, place: int, parameter: Tensor, optimizer: Optimizer, group: Group) -> None:
@@ -123,7 +121,7 @@ class _Part:
         self.places.append(place)
         self.parameters.append(parameter)
         self.groups.append(group)
-        self.owners.append((optimizer, optimizer.state))
+        self.owners.append(optimizer)
         self.states.append(state)
         for name, value in state.items():
             self.tensors.setdefault(name, []).append(value)
@@ -143,13 +141,27 @@ class _Part:
     def join(self) -> None:
         """Prepares what is the same at each step."""
         self.groups = list({id(group): group for group in self.groups}.values())
-        self.owners = list({id(optimizer): (optimizer, state) for optimizer, state in self.owners}.values())
         functions = native() if self._suits_native() else None
         if functions is not None:
             states = [self.tensors[name] for name in ("exp_avg", "exp_avg_sq", "step")]
             self.native = functions.adam(self.parameters, *states)
         else:
             self._join_steps()
+        self._known = self._look()
+
+    def is_same(self) -> bool:
+        """Whether the optimisers have still these tensors, at these places, and nothing that is to be called."""
+        return self._look() == self._known
+
+    def _look(self) -> list[Any]:
+        found: list[Any] = []
+        for optimizer, parameter in zip(self.owners, self.parameters, strict=True):
+            state = optimizer.state.get(parameter, {})
+            found += map(id, optimizer.param_groups)
+            found += (id(state), parameter.data_ptr(), parameter.shape, parameter.stride(), parameter.dtype)
+            found += map(_place, state.values())
+            found.append(len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks))
+        return found
 
     def _suits_native(self) -> bool:
         if self.kind not in (Adam, AdamW) or self.groups[0]["maximize"] or torch.get_num_threads() > 1:
@@ -178,15 +190,10 @@ class _Plan:
             for group in part.groups:
                 if part.get(group) != options:
                     return False
-            for optimizer, state in part.owners:
-                if optimizer.state is not state:  # it was loaded
-                    return False
+            if not part.is_same():
+                return False
             if part.kind is ClippedAdam and len({state["step"] for state in part.states}) > 1:
                 return False  # another plan moved some of them
-            if part.steps is not None:
-                for state, step in zip(part.states, part.tensors["step"], strict=True):
-                    if state["step"] is not step:  # another plan joined some of them
-                        return False
         return not self.left  # they have a state by now
 
 
@@ -196,12 +203,22 @@ def _count(state: dict[str, Any] | None) -> int:
     return count if isinstance(count, int) else 0
 
 
+def _place(value: Any) -> int:
+    """Where a number of a state is kept: of a tensor also its memory, which may be another."""
+    return id(value) ^ value.data_ptr() if isinstance(value, Tensor) else 0
+
+
 def _has_kernel(optimizer: Optimizer, group: Group, parameter: Tensor) -> bool:
     state = optimizer.state.get(parameter)
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return False
     if type(optimizer) not in _KERNELS or not isinstance(group["lr"], float | int) or parameter.is_complex():
         return False
+    alike = [value for value in (state or {}).values() if isinstance(value, Tensor) and value.dim()]
+    if any(value.stride() != parameter.stride() for value in (torch.empty_like(parameter), *alike)):
+        return False  # kernels go through memory from end to end
+    if type(optimizer) is ClippedAdam and sum(len(group["params"]) for group in optimizer.param_groups) > 1:
+        return False  # it moves the rates of all at once
     if group.get("amsgrad") or group.get("differentiable") or group.get("centered_variance"):
         return False
     if type(optimizer) is SGD:

@@ -291,3 +291,18 @@ def test_a_bad_batch_among_several_changes_nothing():
 
     good, bad = several(lambda svi: run(svi, False)), several(lambda svi: run(svi, True))
     assert all(torch.equal(bad[1][name], value) for name, value in good[1].items())
+
+
+@pytest.mark.parametrize("change", [lambda w: w.t(), lambda w: w[:2, :2]], ids=["turned", "cut"])
+def test_data_at_the_same_address_may_have_another_shape(change):
+    w = torch.arange(9.0).view(3, 3).clone().requires_grad_()
+
+    def run(x):
+        return (x[: len(w)] @ w).square().sum()
+
+    loss, x = CompiledLoss(run, [w]), torch.arange(3.0)
+    for _ in range(3):
+        loss(x)
+    w.data = change(w.data)
+    found = loss(x)
+    assert found.numbers[0] == run(x) and found.gradients[0].shape == w.shape

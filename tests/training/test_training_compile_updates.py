@@ -8,6 +8,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.optim import PyroLRScheduler, PyroOptim
+from pyro.optim.clipped_adam import ClippedAdam
 
 from pyro_dgm.training import CompiledSVI, updates
 from tests.training.beside_plain import assert_same, trajectory
@@ -203,6 +204,7 @@ def test_parameters_that_part_ways_are_counted_apart():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_gradients_may_come_and_go(dtype):
     """Each combination of present gradients has a plan of its own, on the same state."""
+    torch.set_default_dtype(dtype)
     found = []
     for is_fused in (False, True):
         generator = torch.Generator().manual_seed(0)
@@ -229,3 +231,123 @@ def test_gradients_may_come_and_go(dtype):
         found.append([*parameters, *[adam.state[p]["step"] for p in parameters]])
     for plain, fused in zip(*found, strict=True):
         torch.testing.assert_close(fused, plain, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0)
+
+
+def cleared(adam, w):
+    adam.state.clear()
+
+
+def replaced_moment(adam, w):
+    adam.state[w]["exp_avg"] = torch.zeros_like(w)
+
+
+def moved_moment(adam, w):
+    adam.state[w]["exp_avg"].data = torch.ones_like(w)
+
+
+def assigned(adam, w):
+    w.data = torch.arange(12.0, dtype=w.dtype).view(3, 4)
+
+
+def turned(adam, w):
+    w.data = w.data.t().contiguous().t()
+
+
+def other_group(adam, w):
+    adam.param_groups[0] = dict(adam.param_groups[0], lr=0.5)
+
+
+def loaded(adam, w):
+    adam.load_state_dict(adam.state_dict())
+
+
+def hooked(adam, w):
+    def add(*_):
+        w.data.add_(1.0)
+
+    adam.register_step_pre_hook(add)
+
+
+def slowed(adam, w):
+    adam.param_groups[0]["lr"] = 1e-4
+
+
+CHANGES = [
+    cleared, replaced_moment, moved_moment, assigned, turned, other_group, loaded, hooked, slowed
+]  # fmt: skip
+
+
+def moved(change, dtype, first, update=None):
+    """A parameter after steps of Adam with a change among them; the counts of steps have its type, too."""
+    torch.set_default_dtype(dtype)
+    generator = torch.Generator().manual_seed(0)
+    w = first.to(dtype).requires_grad_()
+    adam = torch.optim.Adam([w], lr=0.1)
+    step = update(adam) if update else None
+    for count in range(8):
+        if count == 4 and change is not None:
+            change(adam, w)
+        gradient = torch.empty_like(w.detach()).copy_(torch.randn(w.shape, generator=generator))
+        w.grad = gradient if step is None or step([w], [gradient]) else None
+        if w.grad is not None:
+            adam.step()
+    state = adam.state[w]
+    return [w.detach(), state["exp_avg"], state["exp_avg_sq"], state["step"]]
+
+
+def fused(adam):
+    return updates.FusedUpdate(lambda parameter: (adam, adam.param_groups[0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_in_the_optimiser_is_seen(change, dtype):
+    plain, found = moved(change, dtype, torch.ones(3, 4)), moved(change, dtype, torch.ones(3, 4), fused)
+    for a, b in zip(found, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("layout", ["columns", "part"])
+def test_parameters_may_lie_as_they_like(layout, dtype):
+    def start():
+        if layout == "columns":
+            return torch.ones(4, 3, dtype=dtype).t()
+        return wide[-1][:, :4]
+
+    wide = [torch.ones(3, 6, dtype=dtype) for _ in range(2)]
+    plain = moved(None, dtype, start())
+    wide.pop()
+    found = moved(None, dtype, start(), fused)
+    for a, b in zip(found, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=1e-6)
+    assert torch.equal(wide[0][:, 4:], torch.ones(3, 2, dtype=dtype))
+
+
+def test_the_rates_of_a_shared_group_decay_once():
+    found = []
+    for is_fused in (False, True):
+        a, b = torch.ones(3, requires_grad=True), torch.ones(3, dtype=torch.float64, requires_grad=True)
+        clipped = ClippedAdam([a, b], lr=0.1, lrd=0.9)
+        update = updates.FusedUpdate(lambda parameter, clipped=clipped: (clipped, clipped.param_groups[0]))
+        for _ in range(5):
+            gradients = [torch.ones(3), torch.ones(3, dtype=torch.float64)]
+            left = update([a, b], gradients) if is_fused else [0, 1]
+            for place, parameter in enumerate((a, b)):
+                parameter.grad = gradients[place] if place in left else None
+            if left:
+                clipped.step()
+        found.append((clipped.param_groups[0]["lr"], a.detach(), b.detach()))
+    assert found[0][0] == found[1][0]
+    assert torch.allclose(found[0][1], found[1][1]) and torch.allclose(found[0][2], found[1][2])
+
+
+def test_another_optimiser_takes_over():
+    def change(svi, count):
+        if count == 9:
+            svi.optim = pyro.optim.SGD({"lr": 1e-3})
+
+    found = [
+        trajectory(kind, pair, Trace_ELBO, OPTIMIZERS["Adam"], each=change) for kind in (SVI, CompiledSVI)
+    ]
+    assert_same(found[1], found[0], rtol=1e-10)

@@ -87,8 +87,9 @@ def test_other_losses_stay(options):
 
 def drawn(probs, weights):
     noise = torch.empty(3, 4).normal_()
+    turned = torch.bernoulli(probs.repeat(9, 9).t())
     shifted = torch.empty(3, 4).normal_(2.0, 0.5)
-    return torch.bernoulli(probs) @ weights, noise @ weights, shifted, torch.rand(3)
+    return torch.bernoulli(probs) @ weights, noise @ weights, shifted, turned, torch.rand(3)
 
 
 def test_draws_are_those_of_torch(monkeypatch):

@@ -70,3 +70,12 @@ def test_other_types_and_weighted_sums_stay():
     assert rewritten(torch.mm, x, x) == [PLAIN]
     y = x.float()
     assert rewritten(lambda y: torch.addmm(y, y, y, beta=0.5), y) == ["aten.addmm"]
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_products_of_products_are_rewritten(functions, has_bias):
+    def run(x, w, b):
+        return torch.addmm(b, torch.addmm(b, x, w), w) if has_bias else x @ w @ w
+
+    x, w, b = torch.randn(20, 20), torch.randn(20, 20) / 5, torch.randn(20)
+    assert rewritten(run, x, w, b) == [SMALL] * 2

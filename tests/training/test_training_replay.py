@@ -71,6 +71,14 @@ def test_calls_are_those_of_the_function(function):
     assert (function.calls, function.recordings) == (1, 1)
 
 
+def test_inputs_are_contiguous_in_the_function(function):
+    strides = []
+    run = Replayed(lambda x, total: (strides.append(x.stride()), function(x, total))[1], 1)
+    for _ in range(3):
+        run(torch.ones(4, 6)[:, :2].t(), torch.zeros(()))
+    assert {*strides} == {(4, 1)}
+
+
 def test_what_lies_elsewhere_is_recorded_anew(function):
     run, total = Replayed(function, 1), torch.zeros(())
     check(run, total)
