@@ -147,21 +147,36 @@ class _Part:
             self.native = functions.adam(self.parameters, *states)
         else:
             self._join_steps()
-        self._known = self._look()
+        self._tensors = [*self.parameters]
+        for state in self.states:
+            self._tensors += [value for value in state.values() if isinstance(value, Tensor)]
+        self._addresses = [tensor.data_ptr() for tensor in self._tensors]
+        self._owned = [
+            (optimizer, parameter, state, list(state.items()), parameter.shape, parameter.stride())
+            for optimizer, parameter, state in zip(self.owners, self.parameters, self.states, strict=True)
+        ]
+        self._group_ids = {
+            optimizer: list(map(id, optimizer.param_groups)) for optimizer in dict.fromkeys(self.owners)
+        }
 
     def is_same(self) -> bool:
         """Whether the optimisers have still these tensors, at these places, and nothing that is to be called."""
-        return self._look() == self._known
-
-    def _look(self) -> list[Any]:
-        found: list[Any] = []
-        for optimizer, parameter in zip(self.owners, self.parameters, strict=True):
-            state = optimizer.state.get(parameter, {})
-            found += map(id, optimizer.param_groups)
-            found += (id(state), parameter.data_ptr(), parameter.shape, parameter.stride(), parameter.dtype)
-            found += map(_place, state.values())
-            found.append(len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks))
-        return found
+        if [tensor.data_ptr() for tensor in self._tensors] != self._addresses:
+            return False
+        for optimizer, parameter, state, items, shape, stride in self._owned:
+            if optimizer.state.get(parameter) is not state:
+                return False
+            if parameter.shape != shape or parameter.stride() != stride:
+                return False
+            for name, value in items:
+                if state.get(name) is not value and isinstance(value, Tensor):
+                    return False
+        for optimizer, groups in self._group_ids.items():
+            if list(map(id, optimizer.param_groups)) != groups:
+                return False
+            if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+                return False
+        return True
 
     def _suits_native(self) -> bool:
         if self.kind not in (Adam, AdamW) or self.groups[0]["maximize"] or torch.get_num_threads() > 1:
@@ -201,11 +216,6 @@ def _count(state: dict[str, Any] | None) -> int:
     """Number of steps, where it is a plain number that one kernel has in common for all of its parameters."""
     count = (state or {}).get("step", 0)
     return count if isinstance(count, int) else 0
-
-
-def _place(value: Any) -> int:
-    """Where a number of a state is kept: of a tensor also its memory, which may be another."""
-    return id(value) ^ value.data_ptr() if isinstance(value, Tensor) else 0
 
 
 def _has_kernel(optimizer: Optimizer, group: Group, parameter: Tensor) -> bool:
