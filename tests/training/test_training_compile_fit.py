@@ -180,3 +180,19 @@ def test_players_of_ones_own_compile(graphs):
 class Plain:
     def step(self, *batch):
         return 0.0
+
+
+def test_a_gradient_that_parameters_share_is_clipped_once():
+    found = []
+    for is_compiled in (False, True):
+        a, b = (torch.zeros(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        loss = Player(
+            "sum", lambda x, a=a, b=b: ((a + b) * x).sum(), [a, b], lambda p: torch.optim.SGD(p, lr=1.0)
+        )
+        players = Players([loss], clip_norm=1.0)
+        if is_compiled:
+            players.compile()
+        for _ in range(3):
+            players.step(torch.tensor([[3.0, 4.0, 0.0]], dtype=torch.float64))
+        found.append(torch.stack([a, b]).detach())
+    torch.testing.assert_close(found[1], found[0])

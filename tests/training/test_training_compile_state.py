@@ -306,3 +306,12 @@ def test_data_at_the_same_address_may_have_another_shape(change):
     w.data = change(w.data)
     found = loss(x)
     assert found.numbers[0] == run(x) and found.gradients[0].shape == w.shape
+
+
+def test_a_generator_of_the_models_own_falls_back():
+    generator = torch.Generator().manual_seed(0)
+    w = torch.ones(3, requires_grad=True)
+    loss = CompiledLoss(lambda x: (w * torch.randn(3, generator=generator) * x).sum(), [w])
+    with pytest.warns(UserWarning, match="a Generator of its own"):
+        loss(torch.ones(3))
+    assert loss.is_plain

@@ -351,3 +351,13 @@ def test_another_optimiser_takes_over():
         trajectory(kind, pair, Trace_ELBO, OPTIMIZERS["Adam"], each=change) for kind in (SVI, CompiledSVI)
     ]
     assert_same(found[1], found[0], rtol=1e-10)
+
+
+def test_sparse_gradients_are_left_to_the_optimiser():
+    w = torch.ones(3, 2, requires_grad=True)
+    sgd = torch.optim.SGD([w], lr=0.1)
+    sparse = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.ones(1, 2), (3, 2), check_invariants=True)
+    update = updates.FusedUpdate(lambda parameter: (sgd, sgd.param_groups[0]))
+    assert update([w], [torch.ones(3, 2)]) == []
+    assert update([w], [sparse]) == [0]
+    assert torch.equal(w, torch.full((3, 2), 0.9))
