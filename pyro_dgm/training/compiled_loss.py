@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from pyro_dgm.training.agreement import Evaluation, disagreement
 from pyro_dgm.training.lowering import NotCompiled, lower
-from pyro_dgm.training.replay import replayed, settled
+from pyro_dgm.training.replay import replayed
 from pyro_dgm.training.touched import Touched, stored
 from pyro_dgm.training.tracing import Untraceable, loss_and_norm, trace
 
@@ -228,8 +229,7 @@ class CompiledLoss:
             if self.touched.is_replaced():
                 self.touched.restore()
                 raise Untraceable("each run puts another tensor into the place of a parameter or a buffer")
-        tensors = [*settled(inputs), *recorded.captured]
-        function = replayed(lower(recorded.module, tensors), len(inputs), tensors)
+        function = replayed(partial(lower, recorded.module), inputs, recorded.captured)
         has = iter(recorded.has_gradient)
         has_gradient = [wanted and next(has) for wanted in is_trained]
         layouts = [_layout(leaf) for leaf in leaves] if isinstance(structure, int) else None

@@ -13,26 +13,19 @@ logger = logging.getLogger(__name__)
 Function = Callable[..., Sequence[Tensor]]
 
 
-def replayed(function: Function, num_inputs: int, tensors: Sequence[Tensor]) -> Function:
-    """The function, as a CUDA graph where it lies on a GPU as a whole.
+def replayed(
+    lower: Callable[[Sequence[Tensor]], Function], inputs: Sequence[Tensor], outside: Sequence[Tensor]
+) -> Function:
+    """A compiled function, as a CUDA graph where it lies on a GPU as a whole.
 
     Args:
-        function: of tensors; gives tensors.
-        num_inputs: number of leading tensors that are others at each call.
-        tensors: an example of all.
+        lower: compiles for tensors of these shapes, types and strides.
+        inputs: tensors that are others at each call.
+        outside: the others.
     """
-    if all(tensor.device.type == "cuda" for tensor in tensors):
-        return Replayed(function, num_inputs)
-    return function
-
-
-def settled(inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Inputs as a function on a GPU gets them: its own copies, of which each has the strides of a contiguous one.
-
-    Args:
-        inputs: of a call.
-    """
-    return [tensor.contiguous() if tensor.device.type == "cuda" else tensor for tensor in inputs]
+    if any(tensor.device.type != "cuda" for tensor in (*inputs, *outside)):
+        return lower([*inputs, *outside])
+    return Replayed(lower([*[tensor.contiguous() for tensor in inputs], *outside]), len(inputs))
 
 
 class Replayed:

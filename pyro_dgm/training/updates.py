@@ -13,9 +13,7 @@ from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from pyro_dgm.training.native import NativeAdam, native
-
-Group = dict[str, Any]
+from pyro_dgm.training.update_part import Group, Part
 
 
 class FusedUpdate:
@@ -78,7 +76,7 @@ class FusedUpdate:
 
     def _make(self, parameters: Sequence[Tensor], present: tuple[bool | None, ...]) -> _Plan:
         plan = _Plan()
-        parts: dict[Any, _Part] = {}
+        parts: dict[Any, Part] = {}
         for place, (parameter, is_sparse) in enumerate(zip(parameters, present, strict=True)):
             if is_sparse is None:
                 continue
@@ -91,7 +89,7 @@ class FusedUpdate:
             options = get(group)
             count = _count(optimizer.state.get(parameter))
             key = type(optimizer), str(options), parameter.dtype, parameter.device, count
-            part = parts.setdefault(key, _Part(type(optimizer), get, options[1:]))
+            part = parts.setdefault(key, Part(type(optimizer), get, options[1:]))
             part.add(place, parameter, optimizer, group)
         plan.parts = list(parts.values())
         for part in plan.parts:
@@ -100,97 +98,8 @@ class FusedUpdate:
 
 
 @dataclass
-class _Part:
-    """Parameters that one kernel moves."""
-
-    kind: type[Optimizer]
-    get: Callable[[Group], tuple[Any, ...]]  # learning rate, then all other options
-    options: tuple[Any, ...]  # without the learning rate
-    places: list[int] = field(default_factory=list)
-    parameters: list[Tensor] = field(default_factory=list)
-    groups: list[Group] = field(default_factory=list)
-    owners: list[Optimizer] = field(default_factory=list)
-    states: list[dict[str, Any]] = field(default_factory=list)
-    tensors: dict[str, list[Tensor]] = field(default_factory=dict)
-    steps: Tensor | None = None
-    on_device: Tensor | None = None  # steps beside the parameters, where the optimiser keeps them on the CPU
-    native: NativeAdam | None = None
-
-    def add(self, place: int, parameter: Tensor, optimizer: Optimizer, group: Group) -> None:
-        state = optimizer.state[parameter]
-        self.places.append(place)
-        self.parameters.append(parameter)
-        self.groups.append(group)
-        self.owners.append(optimizer)
-        self.states.append(state)
-        for name, value in state.items():
-            self.tensors.setdefault(name, []).append(value)
-
-    def _join_steps(self) -> None:
-        """Makes the numbers of steps entries of one tensor, so that one addition counts them all."""
-        steps = self.tensors.get("step", [])
-        if steps and isinstance(steps[0], Tensor):
-            self.steps = torch.stack(steps)
-            self.tensors["step"] = list(self.steps.unbind())
-            for state, step in zip(self.states, self.tensors["step"], strict=True):
-                state["step"] = step
-            device = self.parameters[0].device
-            if device != self.steps.device:
-                self.on_device = self.steps.to(device)
-
-    def join(self) -> None:
-        """Prepares what is the same at each step."""
-        self.groups = list({id(group): group for group in self.groups}.values())
-        functions = native() if self._suits_native() else None
-        if functions is not None:
-            states = [self.tensors[name] for name in ("exp_avg", "exp_avg_sq", "step")]
-            self.native = functions.adam(self.parameters, *states)
-        else:
-            self._join_steps()
-        self._tensors = [*self.parameters]
-        for state in self.states:
-            self._tensors += [value for value in state.values() if isinstance(value, Tensor)]
-        self._addresses = [tensor.data_ptr() for tensor in self._tensors]
-        self._owned = [
-            (optimizer, parameter, state, list(state.items()), parameter.shape, parameter.stride())
-            for optimizer, parameter, state in zip(self.owners, self.parameters, self.states, strict=True)
-        ]
-        self._group_ids = {
-            optimizer: list(map(id, optimizer.param_groups)) for optimizer in dict.fromkeys(self.owners)
-        }
-
-    def is_same(self) -> bool:
-        """Whether the optimisers have still these tensors, at these places, and nothing that is to be called."""
-        if [tensor.data_ptr() for tensor in self._tensors] != self._addresses:
-            return False
-        for optimizer, parameter, state, items, shape, stride in self._owned:
-            if optimizer.state.get(parameter) is not state:
-                return False
-            if parameter.shape != shape or parameter.stride() != stride:
-                return False
-            for name, value in items:
-                if state.get(name) is not value and isinstance(value, Tensor):
-                    return False
-        for optimizer, groups in self._group_ids.items():
-            if list(map(id, optimizer.param_groups)) != groups:
-                return False
-            if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-                return False
-        return True
-
-    def _suits_native(self) -> bool:
-        if self.kind not in (Adam, AdamW) or self.groups[0]["maximize"] or torch.get_num_threads() > 1:
-            return False
-        tensors = [*self.parameters, *(tensor for kind in self.tensors.values() for tensor in kind)]
-        return all(
-            tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous()
-            for tensor in tensors
-        )
-
-
-@dataclass
 class _Plan:
-    parts: list[_Part] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
 
     def move(self, gradients: Sequence[Tensor | None]) -> None:
@@ -236,7 +145,7 @@ def _has_kernel(optimizer: Optimizer, group: Group, parameter: Tensor) -> bool:
     return bool(state)
 
 
-def _adam(part: _Part, gradients: list[Any]) -> None:
+def _adam(part: Part, gradients: list[Any]) -> None:
     group, tensors = part.groups[0], part.tensors
     decoupled = part.kind is AdamW or bool(group.get("decoupled_weight_decay"))
     if part.native is not None:
@@ -249,10 +158,10 @@ def _adam(part: _Part, gradients: list[Any]) -> None:
     if part.on_device is not None:
         part.on_device += 1
         steps = list(part.on_device.unbind())
-    _adam_kernel(part, gradients, steps, eps=group["eps"], decoupled=part.kind is AdamW)
+    _adam_kernel(part, gradients, steps, eps=group["eps"], decoupled=decoupled)
 
 
-def _clipped_adam(part: _Part, gradients: list[Any]) -> None:
+def _clipped_adam(part: Part, gradients: list[Any]) -> None:
     for group in part.groups:
         group["lr"] *= group["lrd"]
     for state in part.states:
@@ -268,10 +177,10 @@ def _clipped_adam(part: _Part, gradients: list[Any]) -> None:
 
 
 def _adam_kernel(
-    part: _Part, gradients: list[Any], steps: list[Tensor], *, eps: float, decoupled: bool
+    part: Part, gradients: list[Any], steps: list[Tensor], *, eps: float, decoupled: bool
 ) -> None:
     group, tensors = part.groups[0], part.tensors
-    kernel = torch._fused_adamw_ if decoupled or group.get("decoupled_weight_decay") else torch._fused_adam_
+    kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
     kernel(
         part.parameters,
         gradients,
@@ -289,7 +198,7 @@ def _adam_kernel(
     )
 
 
-def _sgd(part: _Part, gradients: list[Any]) -> None:
+def _sgd(part: Part, gradients: list[Any]) -> None:
     group = part.groups[0]
     torch._fused_sgd_(
         part.parameters,
@@ -305,7 +214,7 @@ def _sgd(part: _Part, gradients: list[Any]) -> None:
     )
 
 
-_KERNELS: dict[type[Optimizer], Callable[[_Part, list[Any]], None]] = {
+_KERNELS: dict[type[Optimizer], Callable[[Part, list[Any]], None]] = {
     Adam: _adam,
     AdamW: _adam,
     ClippedAdam: _clipped_adam,

@@ -10,7 +10,7 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.optim import PyroLRScheduler, PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
 
-from pyro_dgm.training import CompiledSVI, updates
+from pyro_dgm.training import CompiledSVI, update_part, updates
 from tests.training.beside_plain import assert_same, trajectory
 from tests.training.compiled_pairs import schools, vae
 
@@ -305,6 +305,17 @@ def test_what_changes_in_the_optimiser_is_seen(change, dtype):
     plain, found = moved(change, dtype, torch.ones(3, 4)), moved(change, dtype, torch.ones(3, 4), fused)
     for a, b in zip(found, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [cleared, replaced_moment, hooked])
+def test_an_update_that_does_not_look_is_caught(change, monkeypatch):
+    plain = moved(change, torch.float64, torch.ones(3, 4))
+    monkeypatch.setattr(update_part.Part, "is_same", lambda part: True)
+    try:
+        found = moved(change, torch.float64, torch.ones(3, 4), fused)
+    except KeyError:  # of a state that is empty
+        return
+    assert not torch.allclose(found[0], plain[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
