@@ -17,7 +17,7 @@ BELOW: dict[str, set[str]] = {
     "experiment": {"training", "evaluation", "diagnostics", "compression", "data", "program"},
     "training": {"objectives", "samplers", "program", "atomic"},
     "evaluation": {"objectives", "samplers", "atomic"},
-    "diagnostics": {"objectives", "samplers", "atomic"},
+    "diagnostics": {"evaluation", "objectives", "samplers", "atomic"},
     "compression": {"objectives", "samplers", "atomic"},
     "objectives": {"distributions"},
     "samplers": {"distributions"},

@@ -102,7 +102,13 @@ def print_diagnosis(found: Diagnosis) -> None:
         ("effective sample size", *(_number(facts["ess"][name]) for name in ("least", "median", "largest"))),
     ]
     console.print(_table("importance weights, over the data", ("", "least", "median", "largest"), weights))
-    _print_reasons(console, found.reliability.reliable, found.reliability.reasons)
+    verdict = found.reliability
+    _print_reasons(console, verdict.reliable, verdict.reasons)
+    console.print(
+        Text(f"  {'usable as is':16}{verdict.num_usable_as_is} of {verdict.num_k_hats}, without weights")
+    )
+    for note in verdict.notes:
+        console.print(Text(f"  {'note':16}{note}"))
     console.print(Text(f"  {'posterior':16}{found.path}"))
 
 

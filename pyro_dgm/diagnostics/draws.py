@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +24,11 @@ from pyro_dgm.diagnostics.draw_table import (
     plate_dim,
 )
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.divergence import divergence_terms
 from pyro_dgm.objectives.inspection import inspect_pair
 from pyro_dgm.objectives.traces import (
     PARTICLES,
+    Given,
     Layout,
     Site,
     latent_sites,
@@ -50,15 +51,44 @@ class Draws:
             ``posterior_predictive``, ``log_likelihood`` (log p(x | z) in nats; masks count, scales do not) and
             ``observed_data``.
         log_weight: log p(x, z) - log q(z | x) of these draws, per datum or of the whole data set.
+        divergences: KL(q(z | x) || p(z)) in nats of each latent site, averaged over the draws, per datum or of the
+            whole data set; none for latents that were given.
+        without_predictions: why there are none, where the model cannot be sampled.
     """
 
     groups: Mapping[str, Mapping[str, Variable]]
     log_weight: Variable
+    divergences: Mapping[str, Variable]
+    without_predictions: str = ""
+
+    @property
+    def num_samples(self) -> int:
+        """Number of draws."""
+        return len(self.log_weight.values)
+
+    @property
+    def data_dims(self) -> tuple[str, ...]:
+        """Name of the dimension of the data, if each datum has a weight."""
+        return self.log_weight.dims
+
+    @property
+    def is_local(self) -> bool:
+        """Whether there are latents, and each belongs to one datum."""
+        latents = self.groups.get("posterior", {})
+        return bool(latents) and all(
+            bool(self.data_dims) and self.data_dims[0] in variable.dims for variable in latents.values()
+        )
 
 
 @torch.no_grad()
 def take_draws(
-    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...], num_samples: int
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    batch: tuple[Any, ...],
+    num_samples: int,
+    *,
+    predicts: bool = True,
+    given: Mapping[str, Tensor] | None = None,
 ) -> Draws:
     """Draws from the guide, each with its weight, likelihood and prediction, in passes of bounded memory.
 
@@ -67,31 +97,75 @@ def take_draws(
         guide: Pyro guide, called with the batch.
         batch: positional arguments of both.
         num_samples: number of draws, at least 1.
+        predicts: whether to draw predictions.
+        given: values (draws, ...) of latent sites in place of the guide's.
 
     Raises:
         InvalidInput: sites or observed values that change from draw to draw, or a pair without weights.
         IncompatibleModel: the model is implicit or unnormalised.
     """
-    layout = inspect_pair(model, guide, batch, num_samples)
-    table, weights = DrawTable(num_samples), _Weights()
-    done, per_pass, predict = 0, 1, True  # the first draw shows how much a draw takes
-    while done < num_samples:
-        count = min(per_pass, num_samples - done)
-        runs = run_pair(model, guide, batch, count, layout)
+    given = given or {}
+    with Given({name: values[0] for name, values in given.items()}):
+        layout = inspect_pair(model, guide, batch, num_samples)
+    rows, weights, divergences = (
+        _Rows(model, batch, num_samples, predicts=predicts),
+        _Weights(),
+        _Divergences(),
+    )
+    while rows.left:
+        count = min(rows.per_pass, rows.left)
+        if given and not layout.vectorized:
+            count = 1
+        with Given(rows.next_of(given, count, layout)):
+            runs = run_pair(model, guide, batch, count, layout)
         weights.add(runs, layout, count)
-        for model_trace, _ in runs:
-            found = _found(model_trace)
-            if predict:
-                try:
-                    found |= _predicted(model, batch, model_trace)
-                except NotImplementedError as error:
-                    predict = False
-                    warnings.warn(
-                        f"no posterior_predictive, since the model cannot be sampled: {error!r}", stacklevel=4
-                    )
-            done += table.add(found, done)
-        per_pass = max(1, _ELEMENTS_PER_PASS // table.size_of_a_draw())
-    return Draws(table.groups, weights.variable(runs[0][0]))
+        for model_trace, guide_trace in runs:
+            if not given:
+                divergences.add(model_trace, guide_trace)
+            rows.add(model_trace)
+    model_trace = runs[0][0]
+    return Draws(
+        rows.table.groups,
+        weights.variable(model_trace),
+        divergences.variables(model_trace, num_samples),
+        rows.without_predictions,
+    )
+
+
+class _Rows:
+    """Draws as rows of a table, filled a pass at a time; a pass is as large as memory should be."""
+
+    def __init__(
+        self, model: Callable[..., Any], batch: tuple[Any, ...], num_samples: int, *, predicts: bool
+    ) -> None:
+        self.model, self.batch, self.predicts = model, batch, predicts
+        self.table = DrawTable(num_samples)
+        self.left = num_samples
+        self.per_pass = 1  # the first draw shows how much a draw takes
+        self.event_dims: dict[str, int] = {}
+        self.without_predictions = ""
+
+    def next_of(self, given: Mapping[str, Tensor], count: int, layout: Layout) -> dict[str, Tensor]:
+        """The next draws of given latents, as a single run or a plate of particles has them."""
+        start = self.table.num_samples - self.left
+        if count == 1:
+            return {name: values[start] for name, values in given.items()}
+        pieces = {}
+        for name, values in given.items():
+            gap = int(layout.max_plate_nesting) + self.event_dims[name] - (values.dim() - 1)
+            pieces[name] = values[start : start + count].reshape(count, *(1,) * gap, *values.shape[1:])
+        return pieces
+
+    def add(self, model_trace: Trace) -> None:
+        found = _found(model_trace)
+        self.event_dims = {name: site["fn"].event_dim for name, site in latent_sites(model_trace).items()}
+        if self.predicts:
+            try:
+                found |= _predicted(self.model, self.batch, model_trace)
+            except NotImplementedError as error:
+                self.predicts, self.without_predictions = False, repr(error)
+        self.left -= self.table.add(found, self.table.num_samples - self.left)
+        self.per_pass = max(1, _ELEMENTS_PER_PASS // self.table.size_of_a_draw())
 
 
 class _Weights:
@@ -116,6 +190,26 @@ class _Weights:
         return Variable(np.concatenate(self.pieces[joint]), dims)
 
 
+class _Divergences:
+    """Sums over draws of the divergence of each site from its prior."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, np.ndarray] = {}
+
+    def add(self, model_trace: Trace, guide_trace: Trace) -> None:
+        particles = _particles(guide_trace)
+        count = 1 if particles is None else particles.size
+        for name, terms in divergence_terms(model_trace, guide_trace).items():
+            total = as_numpy(terms.per_datum.double().mean(0)) * count
+            self.sums[name] = self.sums.get(name, 0.0) + total
+
+    def variables(self, model_trace: Trace, num_samples: int) -> dict[str, Variable]:
+        return {
+            name: Variable(total / num_samples, (plate_dim(batch_plate(model_trace)),) if total.ndim else ())
+            for name, total in self.sums.items()
+        }
+
+
 def _found(model_trace: Trace) -> dict[tuple[str, str], Found]:
     found = {}
     for name, site in latent_sites(model_trace).items():
@@ -132,8 +226,7 @@ def _predicted(
     model: Callable[..., Any], batch: tuple[Any, ...], model_trace: Trace
 ) -> dict[tuple[str, str], Found]:
     """Observed sites drawn anew from a model that has the latents of a trace."""
-    frames = (frame for site in sample_sites(model_trace).values() for frame in site["cond_indep_stack"])
-    particles = next((frame for frame in frames if frame.name == PARTICLES), None)
+    particles = _particles(model_trace)
     if particles is not None:
         model = pyro.plate(PARTICLES, particles.size, dim=particles.dim)(model)
     latents = {name: site["value"] for name, site in latent_sites(model_trace).items()}
@@ -148,6 +241,12 @@ def _predicted(
         for name, site in anew.sites.items()
         if not _is_factor(site)
     }
+
+
+def _particles(trace: Trace) -> Any | None:
+    """Frame of the plate of particles, if there is one."""
+    frames = (frame for site in sample_sites(trace).values() for frame in site["cond_indep_stack"])
+    return next((frame for frame in frames if frame.name == PARTICLES), None)
 
 
 class _Anew(Messenger):

@@ -24,6 +24,11 @@ class Reliability:
         reliable: whether there is no reason against it.
         reasons: one line each.
         num_draws: draws of all chains.
+        reweighted_reliable: whether averages with importance weights can be trusted, for each datum; None where
+            there are no weights.
+        usable_as_is: whether the guide's draws do without weights, for each datum.
+        num_usable_as_is: number of data for which they do.
+        notes: what else to know, one line each.
         k_hat_threshold: largest k-hat that so many draws can stand; None where there are no k-hats.
         num_k_hats: number of k-hats, one per datum or a single one.
         num_k_hats_above: those above the threshold.
@@ -38,6 +43,10 @@ class Reliability:
     reliable: bool
     reasons: tuple[str, ...]
     num_draws: int
+    reweighted_reliable: bool | None = None
+    usable_as_is: bool | None = None
+    num_usable_as_is: int = 0
+    notes: tuple[str, ...] = ()
     k_hat_threshold: float | None = None
     num_k_hats: int = 0
     num_k_hats_above: int = 0
@@ -52,7 +61,12 @@ class Reliability:
 def reliability(idata: InferenceData) -> Reliability:
     r"""Verdict on the draws of an InferenceData, of a guide or of a Markov chain.
 
-    They are unreliable if
+    k-hat certifies averages that are weighted. Whether the guide's own draws will do is another question: a guide that
+    is half a deviation off has a low k-hat. Hence two flags, ``reweighted_reliable`` and ``usable_as_is``; for the
+    second the reweighted mean of no latent may be more than 0.2 standard deviations of the guide away from the
+    guide's. Neither can see a mode that no draw has visited.
+
+    Draws are unreliable if
 
     - a k-hat in ``sample_stats`` is above :math:`\min(1 - 1 / \log_{10} S, 0.7)` for S draws, or is not known;
     - there are several chains and a variable's R-hat is above 1.01;
@@ -85,6 +99,8 @@ def reliability(idata: InferenceData) -> Reliability:
     numbers: dict[str, Any] = {}
     if stats is not None and "k_hat" in stats:
         _judge_k_hats(stats["k_hat"], num_draws, reasons, numbers)
+    if stats is not None and "usable_as_is" in stats:
+        _judge_means(stats, numbers)
     if posterior is not None:
         bad = tuple(str(name) for name, draws in posterior.items() if not np.isfinite(draws.values).all())
         numbers["non_finite_variables"] = bad
@@ -123,6 +139,20 @@ def _judge_k_hats(k_hats: Any, num_draws: int, reasons: list[str], numbers: dict
         reasons.append(
             f"k-hat of {unknown} of {values.size} could not be estimated from {num_draws} draws: more draws are needed"
         )
+
+
+def _judge_means(stats: Any, numbers: dict[str, Any]) -> None:
+    reliable, usable = (stats[name].values.astype(bool) for name in ("reweighted_reliable", "usable_as_is"))
+    numbers["reweighted_reliable"], numbers["usable_as_is"] = bool(reliable.all()), bool(usable.all())
+    numbers["num_usable_as_is"] = int(usable.sum())
+    notes = ["a mode that no draw has visited cannot be seen in weights"]
+    if shifted := int((reliable & ~usable).sum()):
+        notes.insert(
+            0,
+            f"means of {shifted} of {usable.size} move by more than 0.2 standard deviations when draws are reweighted "
+            f"(the most, {float(stats['shift'].max()):.2f}): use the weights, not the guide as it is",
+        )
+    numbers["notes"] = tuple(notes)
 
 
 def _judge_r_hats(posterior: Any, reasons: list[str], numbers: dict[str, Any]) -> None:

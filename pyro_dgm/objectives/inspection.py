@@ -15,6 +15,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_dgm.objectives.traces import (
+    Given,
     Layout,
     has_auxiliary,
     point_sites,
@@ -99,18 +100,6 @@ def _unmoved(
     return points
 
 
-class _Given(poutine.messenger.Messenger):
-    """Gives sites their values and no more (``poutine.replay`` replaces what a ``GuideMessenger`` keeps of a site)."""
-
-    def __init__(self, values: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
-
-
 def _trial(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -127,7 +116,7 @@ def _trial(
         equal[name] = single[name].expand((num_particles,) + (1,) * gap + single[name].shape)
 
     def densities(values: dict[str, Tensor], number: int) -> list[Tensor]:
-        with _Given(values):  # outside the plate, which leaves a given site alone
+        with Given(values):  # outside the plate, which leaves a given site alone
             (traces,) = run_pair(model, guide, batch, number, layout)
         return [site["log_prob"] for trace in traces for site in sample_sites(trace).values()]
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
+from pyro import poutine
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
+from torch import Tensor
 
 from pyro_dgm.errors import IncompatibleModel, InvalidInput
 
@@ -65,6 +67,37 @@ def latent_sites(trace: Trace) -> dict[str, Site]:
         for name, site in sample_sites(trace).items()
         if not site["is_observed"] and not site["infer"].get("is_auxiliary", False)
     }
+
+
+class Given(poutine.messenger.Messenger):
+    """Gives sites their values and no more (``poutine.replay`` replaces what a ``GuideMessenger`` keeps of a site).
+
+    A plate that is entered inside leaves a given site alone.
+
+    Args:
+        values: by name of the site; others are drawn as ever.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"] and not msg["done"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
+def prior_of(model: Callable[..., Any]) -> Callable[..., Any]:
+    """Guide that draws the latents of a model from its own prior.
+
+    Args:
+        model: a Pyro model.
+    """
+    return poutine.block(model, hide_fn=_is_no_latent)
+
+
+def _is_no_latent(site: Site) -> bool:
+    return site["type"] == "sample" and bool(site["is_observed"])
 
 
 def run_pair(

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pyro
@@ -133,8 +134,8 @@ def test_log_likelihood_is_the_density_of_the_stored_draws():
     idata = to_inferencedata(local_model, local_guide, X, num_samples=60)
     z = torch.from_numpy(idata.posterior["z"].values)
     expected = dist.Normal(0.8 * z, 1.0).log_prob(X).numpy()
-    assert np.array_equal(idata.log_likelihood["x"], expected)
-    assert idata.log_likelihood["x"].dims == ("chain", "draw", "data")
+    assert np.array_equal(idata.sample_stats["log_likelihood_x"], expected)
+    assert idata.sample_stats["log_likelihood_x"].dims == ("chain", "draw", "data")
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.8])
@@ -209,11 +210,11 @@ def test_a_model_that_cannot_be_sampled_has_all_but_predictions():
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", Silent(0.8 * z, 1.0), obs=x)
 
-    with pytest.warns(UserWarning, match="no posterior_predictive.*only a density") as caught:
+    with pytest.warns(UserWarning, match="no predictions.*only a density") as caught:
         idata = to_inferencedata(model, local_guide, X)
     assert len(caught) == 1
     assert caught[0].filename == __file__
-    assert idata.groups() == ["posterior", "log_likelihood", "sample_stats", "observed_data"]
+    assert idata.groups() == ["posterior", "sample_stats", "prior", "observed_data"]
 
 
 # ---- kinds of pairs
@@ -335,7 +336,7 @@ def test_masks_count_and_scales_do_not():
     np.testing.assert_allclose(idata.sample_stats["log_weight"], expected, atol=1e-12)
     z, x = idata.posterior["z"], idata.observed_data["x"]
     np.testing.assert_allclose(
-        idata.log_likelihood["x"], log_normal(z * 0.8, x, 1.0) * mask.numpy(), atol=1e-12
+        idata.sample_stats["log_likelihood_x"], log_normal(z * 0.8, x, 1.0) * mask.numpy(), atol=1e-12
     )
 
 
@@ -355,7 +356,7 @@ def test_a_value_that_no_particle_changes_is_there_in_each_draw():
     idata = to_inferencedata(model, guide, X, num_samples=30)
     assert idata.posterior["c"].shape == (1, 30, 4)
     assert (idata.posterior["c"] == 1.5).all()
-    np.testing.assert_array_equal(idata.log_likelihood["prefer"], -(idata.posterior["z"] ** 2))
+    np.testing.assert_array_equal(idata.sample_stats["log_likelihood_prefer"], -(idata.posterior["z"] ** 2))
     assert set(idata.observed_data) == set(idata.posterior_predictive) == {"x"}  # a factor has no value
 
 
@@ -500,3 +501,148 @@ def test_a_site_that_comes_and_goes_is_refused():
 def test_arviz_is_imported_when_it_is_needed():
     code = "import sys, pyro_dgm.diagnostics; sys.exit(bool({'arviz', 'xarray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# ---- prior, constants, chains
+
+
+def labelled_model(x, y, slope):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(slope * y, 1.0))
+        pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+
+def labelled_guide(x, y, slope):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal((0.25 * slope * y + x) / 1.25, 0.2**0.5))  # exact
+
+
+def test_constants_have_the_names_of_the_arguments():
+    y = torch.tensor([0.0, 1.0, 0.0, 2.0])
+    idata = to_inferencedata(labelled_model, labelled_guide, X, y, 0.5, num_samples=30)
+    assert set(idata.constant_data) == {"y", "slope"}
+    assert idata.constant_data["y"].dims == ("data",) and float(idata.constant_data["slope"]) == 0.5
+    np.testing.assert_array_equal(idata.constant_data["y"], y)
+
+
+def test_a_model_of_all_its_arguments_has_no_constants():
+    assert "constant_data" not in to_inferencedata(local_model, local_guide, X).groups()
+
+
+def test_the_prior_is_that_of_the_model():
+    """20,000 draws of N(y / 2, 1), and of x with variance 1.25: means and variances within 4.9 standard errors."""
+    y = torch.tensor([0.0, 1.0, 0.0, 2.0])
+    idata = to_inferencedata(labelled_model, labelled_guide, X, y, 0.5, num_samples=20_000)
+    for values, variance in ((idata.prior["z"], 1.0), (idata.prior_predictive["x"], 1.25)):
+        mean, spread = values.mean(("chain", "draw")), values.var(("chain", "draw"))
+        assert (abs(mean - 0.5 * y.numpy()) < 4.9 * (variance / 20_000) ** 0.5).all()
+        assert (abs(spread - variance) < 4.9 * variance * (2 / 20_000) ** 0.5).all()
+
+
+def test_the_prior_leaves_the_draws_of_the_posterior_as_they_are():
+    """It is drawn last: the same seed gives the posterior that it gives without one."""
+    from pyro_dgm.diagnostics.draws import take_draws
+
+    pyro.set_rng_seed(3)
+    idata = to_inferencedata(local_model, local_guide, X, num_samples=10)
+    pyro.set_rng_seed(3)
+    draws = take_draws(local_model, local_guide, (X,), 10)
+    np.testing.assert_array_equal(idata.posterior["z"][0], draws.groups["posterior"]["z"].values)
+
+
+def test_what_the_weights_say_of_the_exact_posterior():
+    y = torch.tensor([0.0, 1.0, 0.0, 2.0])
+    idata = to_inferencedata(labelled_model, labelled_guide, X, y, 0.5, num_samples=200)
+    stats = idata.sample_stats
+    np.testing.assert_allclose(stats["log_p"], log_normal(X.numpy(), 0.5 * y.numpy(), 1.25**0.5), atol=1e-10)
+    np.testing.assert_allclose(stats["elbo"], stats["log_p"], atol=1e-10)
+    assert stats["reweighted_reliable"].all() and stats["usable_as_is"].all()
+    assert stats["usable_as_is"].dtype == bool and stats["usable_as_is"].dims == ("data",)
+
+
+def conjugate_model(x):
+    w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(w.sum(-1), 1.0), obs=x)
+
+
+@pytest.fixture(scope="module")
+def chains():
+    torch.set_default_dtype(torch.float64)
+    pyro.set_rng_seed(0)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr("pyro.infer.mcmc.api.mp.cpu_count", lambda: 1)  # one chain after the other
+        warnings.simplefilter("ignore")  # which Pyro says
+        run = pyro.infer.MCMC(
+            pyro.infer.NUTS(conjugate_model),
+            num_samples=150,
+            warmup_steps=100,
+            num_chains=2,
+            disable_progbar=True,
+        )
+        run.run(X)
+    return run
+
+
+@pytest.fixture
+def of_chains(chains):
+    return to_inferencedata(conjugate_model, chains, X)
+
+
+def test_groups_hold_the_draws_of_each_chain(chains, of_chains, passes):
+    np.testing.assert_array_equal(of_chains.posterior["w"], chains.get_samples(group_by_chain=True)["w"])
+    assert of_chains.posterior["w"].dims == ("chain", "draw", "w_dim_0")
+    expected = log_normal(X.numpy(), of_chains.posterior["w"].values.sum(-1, keepdims=True), 1.0)
+    np.testing.assert_allclose(of_chains.log_likelihood["x"], expected, atol=1e-12)
+    assert of_chains.posterior_predictive["x"].dims == ("chain", "draw", "data")
+    assert of_chains.posterior_predictive["x"].shape == (2, 150, 4)
+    assert of_chains.sample_stats["diverging"].shape == (2, 150)
+
+
+def test_divergences_are_where_pyro_counts_them(chains, monkeypatch):
+    found = {"divergences": {"chain 0": [], "chain 1": [3, 149]}}
+    monkeypatch.setattr(chains, "diagnostics", lambda: found)
+    diverging = to_inferencedata(conjugate_model, chains, X).sample_stats["diverging"].values
+    assert diverging.sum() == 2 and diverging[1, 3] and diverging[1, 149]
+
+
+def test_their_verdict_is_that_of_chains(of_chains):
+    from pyro_dgm.diagnostics import reliability
+
+    found = reliability(of_chains)
+    assert found.worst_r_hat is not None and found.divergences == 0 and found.num_k_hats == 0
+
+
+def test_a_run_that_was_not_made():
+    waiting = pyro.infer.MCMC(pyro.infer.NUTS(conjugate_model), num_samples=10)
+    with pytest.raises(InvalidInput, match=r"no draws of chains in MCMC.*try mcmc\.run"):
+        to_inferencedata(conjugate_model, waiting, X)
+
+
+def test_chains_of_local_latents_have_no_leave_one_out():
+    run = pyro.infer.MCMC(pyro.infer.NUTS(local_model), num_samples=20, warmup_steps=20, disable_progbar=True)
+    run.run(X)
+    idata = to_inferencedata(local_model, run, X)
+    assert "log_likelihood" not in idata.groups() and "log_likelihood_x" in idata.sample_stats
+    assert idata.posterior["z"].dims == ("chain", "draw", "data")
+
+
+def test_the_divergence_of_each_site(passes):
+    idata = to_inferencedata(labelled_model, labelled_guide, X, torch.ones(4), 0.5, num_samples=30)
+    q = dist.Normal((0.125 + X) / 1.25, 0.2**0.5)
+    exact = torch.distributions.kl_divergence(q, dist.Normal(0.5, 1.0))
+    np.testing.assert_allclose(idata.sample_stats["kl_z"], exact, atol=1e-12)
+    assert idata.sample_stats["kl_z"].dims == ("data",)
+
+
+def test_divergences_without_a_closed_form_are_means_over_draws(passes):
+    """log q - log p of the stored draws."""
+    idata = to_inferencedata(
+        conjugate_model,
+        lambda x: pyro.sample("w", dist.StudentT(5.0, torch.zeros(2)).to_event(1)),
+        X,
+        num_samples=40,
+    )
+    w = torch.tensor(idata.posterior["w"].values[0])
+    terms = dist.StudentT(5.0).log_prob(w) - dist.Normal(0.0, 1.0).log_prob(w)
+    assert float(idata.sample_stats["kl_w"]) == pytest.approx(terms.sum(-1).mean().item(), rel=1e-12)

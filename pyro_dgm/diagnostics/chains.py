@@ -1,0 +1,61 @@
+"""Draws of Pyro's Markov chains, with the likelihoods and predictions that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from pyro.infer.mcmc.api import AbstractMCMC
+from torch import Tensor
+
+from pyro_dgm.diagnostics.draw_table import Variable
+from pyro_dgm.diagnostics.draws import Draws, take_draws
+from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.traces import prior_of
+
+
+def take_chains(model: Callable[..., Any], mcmc: AbstractMCMC, batch: tuple[Any, ...]) -> tuple[Draws, int]:
+    """All draws, chain after chain, and the number of chains.
+
+    Args:
+        model: the model that the chains are of, called with the batch.
+        mcmc: a finished run.
+        batch: positional arguments of the model.
+
+    Raises:
+        InvalidInput: a run that has not been made, or keeps no draws.
+    """
+    try:
+        samples = mcmc.get_samples(group_by_chain=True)
+    except (AttributeError, NotImplementedError) as error:
+        raise _no_draws(type(mcmc).__name__) from error
+    if not samples:
+        raise _no_draws(type(mcmc).__name__)
+    num_chains = len(next(iter(samples.values())))
+    flat: dict[str, Tensor] = {name: values.flatten(0, 1) for name, values in samples.items()}
+    num_samples = len(next(iter(flat.values())))
+    return take_draws(model, prior_of(model), batch, num_samples, given=flat), num_chains
+
+
+def divergences(mcmc: AbstractMCMC, num_chains: int, num_draws: int) -> Variable:
+    """Whether each transition diverged, chain after chain.
+
+    Args:
+        mcmc: a finished run.
+        num_chains: number of its chains.
+        num_draws: draws of each.
+    """
+    diverging = np.zeros((num_chains, num_draws), dtype=bool)
+    for chain, places in enumerate(mcmc.diagnostics().get("divergences", {}).values()):
+        diverging[chain, list(places)] = True
+    return Variable(diverging.reshape(-1), ())
+
+
+def _no_draws(kind: str) -> InvalidInput:
+    return InvalidInput(
+        "no draws of chains",
+        where=kind,
+        expected="a finished run of pyro.infer.MCMC",
+        cure="mcmc.run(*batch) first",
+    )

@@ -1,0 +1,166 @@
+"""Importance weights of a guide's draws: how well they can be averaged, per datum, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pyro_dgm.diagnostics.draw_table import Variable
+from pyro_dgm.diagnostics.draws import take_draws
+from pyro_dgm.diagnostics.psis import effective_sample_size, k_hat_threshold, smooth
+from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.inspection import inspect_pair
+from pyro_dgm.objectives.weights import log_weights
+
+_LARGEST_SHIFT = 0.2  # in standard deviations of the guide
+
+
+@dataclass(frozen=True)
+class Importance:
+    r"""What the weights :math:`w_s = p(x, z_s) / q(z_s \mid x)` of S draws say, per datum or of the whole data set.
+
+    Args:
+        k_hat: shape of the weights' tail, (N,), or () where a latent lies outside the plate of the data.
+        ess: Kish's effective sample size of the raw weights.
+        log_p: log of the mean smoothed weight in nats, an estimate of log p(x).
+        log_p_standard_error: its Monte Carlo standard error, to first order.
+        elbo: mean log-weight in nats, an unbiased estimate of the ELBO.
+        shift: the largest distance, over the latents, of the reweighted mean from the guide's own, in standard
+            deviations of the guide.
+        num_samples: number S of draws.
+    """
+
+    k_hat: np.ndarray
+    ess: np.ndarray
+    log_p: np.ndarray
+    log_p_standard_error: np.ndarray
+    elbo: np.ndarray
+    shift: np.ndarray
+    num_samples: int
+
+    @property
+    def reweighted_reliable(self) -> np.ndarray:
+        r"""Whether averages with the weights can be trusted: k-hat at most :math:`\min(1 - 1/\log_{10} S, 0.7)`.
+
+        A mode that no draw visited has no weight: it cannot be seen.
+        """
+        return np.asarray(self.k_hat <= k_hat_threshold(self.num_samples))
+
+    @property
+    def usable_as_is(self) -> np.ndarray:
+        """Whether the guide's draws do without weights: reliable, and no reweighted mean is 0.2 deviations away."""
+        return np.asarray(self.reweighted_reliable & (self.shift <= _LARGEST_SHIFT))
+
+
+def importance(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    *batch: Any,
+    num_samples: int = 1000,
+    rows: int = 100,
+) -> Importance:
+    r"""k-hat, effective sample size, log p(x) and the shift of the means, all of one set of draws from the guide.
+
+    Data are taken ``rows`` at a time, so that memory does not grow with their number; where a latent lies outside the
+    plate of the data, all of them together have one weight.
+
+    Args:
+        model: Pyro model, called with a piece of the batch.
+        guide: Pyro guide, called with a piece of the batch.
+        batch: positional arguments of both; tensors whose first dimension is the datum are cut into pieces.
+        num_samples: number S of draws; k-hat needs more than 20.
+        rows: data per piece.
+
+    Raises:
+        InvalidInput: no data, no draws, or a pair without weights, naming the site.
+        IncompatibleModel: the model is implicit or unnormalised.
+
+    Example:
+        >>> import torch
+        >>> from pyro_dgm.models import PPCA
+        >>> ppca = PPCA(data_dim=4, latent_dim=2)
+        >>> x = ppca.model(n=5).detach()
+        >>> found = importance(ppca.model, ppca.guide, x)
+        >>> bool(abs(found.log_p - ppca.log_prob(x).detach().numpy()).max() < 1e-4), found.usable_as_is.all()
+        (True, np.True_)
+
+    Reference:
+        Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance sampling", 2024.
+        Yao, Vehtari, Simpson and Gelman, "Yes, but did it work?: Evaluating variational inference", 2018.
+    """
+    for name, value in (("num_samples", num_samples), ("rows", rows)):
+        if value < 1:
+            raise InvalidInput("too few", where=name, value=value, expected="an integer >= 1")
+    pieces = [batch]
+    if _has_rows(batch) and len(batch[0]) > rows and not _is_joint(model, guide, batch):
+        pieces = [tuple(t[start : start + rows] for t in batch) for start in range(0, len(batch[0]), rows)]
+    found = []
+    for piece in pieces:
+        draws = take_draws(model, guide, piece, num_samples, predicts=False)
+        found.append(of_draws(draws.log_weight, draws.groups.get("posterior", {})))
+    if len(found) == 1:
+        return found[0]
+    names = [field.name for field in fields(Importance) if field.name != "num_samples"]
+    joined = {name: np.concatenate([getattr(one, name) for one in found]) for name in names}
+    return Importance(**joined, num_samples=num_samples)
+
+
+def of_draws(log_weight: Variable, latents: Mapping[str, Variable]) -> Importance:
+    """Importance of draws that were taken.
+
+    Args:
+        log_weight: (draws, data), or (draws,) for the whole data set.
+        latents: variables of the same draws.
+    """
+    values = log_weight.values
+    smoothed = smooth(values)
+    weights = np.exp(smoothed.log_weights)
+    shift = np.zeros(values.shape[1:])
+    for variable in latents.values():
+        draws = variable.values
+        if log_weight.dims:
+            if log_weight.dims[0] not in variable.dims:
+                continue  # outside the plate of the data, with log p - log q identically zero
+            draws = np.moveaxis(draws, variable.dims.index(log_weight.dims[0]) + 1, 1)
+        draws = draws.reshape(*values.shape, -1)
+        if draws.shape[-1]:
+            shift = np.maximum(shift, _shift(draws.astype(np.float64), weights).max(axis=-1))
+    return Importance(
+        k_hat=smoothed.k_hat,
+        ess=effective_sample_size(values),
+        log_p=smoothed.log_mean,
+        log_p_standard_error=smoothed.log_mean_standard_error,
+        elbo=values.mean(axis=0),
+        shift=shift,
+        num_samples=len(values),
+    )
+
+
+def _shift(draws: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Distance of the weighted from the plain mean, (data, units) of draws (draws, data, units), in deviations."""
+    center = draws.mean(axis=0)
+    deviation = draws.std(axis=0)
+    distance = np.abs(((draws - center) * weights[..., None]).sum(axis=0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # A latent that does not vary (a discrete one that is certain) cannot be elsewhere.
+        return np.where(deviation > 0, distance / deviation, 0.0)
+
+
+def _has_rows(batch: tuple[Any, ...]) -> bool:
+    tensors = all(isinstance(field, Tensor) and field.dim() for field in batch)
+    return bool(batch) and tensors and len({len(field) for field in batch}) == 1
+
+
+def _is_joint(model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...]) -> bool:
+    """Whether the weights are of the whole data set, found out on two data."""
+    piece = tuple(field[:2] for field in batch)
+    try:
+        log_weights(model, guide, *piece, layout=inspect_pair(model, guide, piece))
+    except InvalidInput:
+        log_weights(model, guide, *piece, layout=inspect_pair(model, guide, piece), joint=True)
+        return True
+    return False
