@@ -93,11 +93,10 @@ class DrawTable:
         return count
 
     def size_of_a_draw(self) -> int:
-        """Numbers in one draw of all variables."""
+        """Numbers in one draw of all variables, and in the data, of which a model has parameters for each draw."""
         return sum(
-            math.prod(variable.values.shape[1:])
+            math.prod(variable.values.shape[group != OBSERVED :])
             for group, variables in self.groups.items()
-            if group != OBSERVED
             for variable in variables.values()
         )
 
