@@ -1,25 +1,20 @@
-"""Pictures of a run: samples, reconstructions, the training curve; each function writes one file.
-
-Colours are those of Okabe and Ito, which people with any colour vision can tell apart; curves also differ by line
-style and point clouds by marker. matplotlib is imported when the first picture is made, without its global state.
-"""
+"""Pictures of a run: samples, reconstructions, the training curve; each function writes one file."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_dgm.atomic import replacing
+from pyro_dgm.diagnostics.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from pyro_dgm.errors import InvalidInput
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 _GAP = 1  # pixels between the images of a grid
 
 
@@ -42,7 +37,7 @@ def image_grid(images: Tensor, path: Path, *, columns: int = 8) -> None:
         ...     [file.name for file in Path(folder).iterdir()]
         ['grid.png']
     """
-    _save_pixels(_tiled(_as_colours(images, "images"), columns), path)
+    _save_pixels(tiled(as_colours(images, "images"), columns), path)
 
 
 def reconstruction_grid(data: Tensor, reconstructions: Tensor, path: Path, *, columns: int = 4) -> None:
@@ -60,9 +55,9 @@ def reconstruction_grid(data: Tensor, reconstructions: Tensor, path: Path, *, co
     if data.shape != reconstructions.shape:
         found, expected = tuple(reconstructions.shape), f"{tuple(data.shape)}"
         raise InvalidInput("different shapes", where="reconstructions", value=found, expected=expected)
-    left, right = _as_colours(data, "data"), _as_colours(reconstructions, "reconstructions")
+    left, right = as_colours(data, "data"), as_colours(reconstructions, "reconstructions")
     gap = left.new_ones(len(left), left.shape[1], _GAP, 3) * 0.5
-    _save_pixels(_tiled(torch.cat([left, gap, right], dim=2), columns), path)
+    _save_pixels(tiled(torch.cat([left, gap, right], dim=2), columns), path)
 
 
 def training_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -77,7 +72,7 @@ def training_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     if not rows:
         raise InvalidInput("no rows", where="training_curve", expected="at least one epoch")
-    figure, axes = _figure(6.0, 3.6)
+    figure, axes = new_figure(6.0, 3.6)
     styles = {"loss": ("training", BLUE, "-"), "val_loss": ("validation", ORANGE, "--")}
     for key, (label, colour, line) in styles.items():
         points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
@@ -92,7 +87,7 @@ def training_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss, nats per datum")
     axes.legend(frameon=False)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def scatter(data: Tensor, samples: Tensor, path: Path) -> None:
@@ -111,7 +106,7 @@ def scatter(data: Tensor, samples: Tensor, path: Path) -> None:
             raise InvalidInput(
                 "no points in a plane", where=name, value=tuple(points.shape), expected="(N, D >= 2)"
             )
-    figure, axes = _figure(4.5, 4.5)
+    figure, axes = new_figure(4.5, 4.5)
     clouds = (("data", data, GREY, "o"), ("samples", samples, BLUE, "x"))
     for label, points, colour, marker in clouds:
         x, y = points[:, 0].tolist(), points[:, 1].tolist()
@@ -120,10 +115,46 @@ def scatter(data: Tensor, samples: Tensor, path: Path) -> None:
     axes.set_xlabel("$x_1$")
     axes.set_ylabel("$x_2$")
     axes.legend(frameon=False)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
-def _as_colours(images: Tensor, where: str) -> Tensor:
+def worst_explained(
+    data: Tensor, scores: Tensor | np.ndarray, path: Path, *, num: int = 16, columns: int = 8
+) -> None:
+    """Images that the model explains worst, with their index and log p(x) in nats, the worst first.
+
+    Args:
+        data: images as in :func:`image_grid`.
+        scores: (N,), log p(x) of each in nats; those that are NaN come first.
+        path: the file to write.
+        num: number of images, at most.
+        columns: images to a row.
+
+    Raises:
+        InvalidInput: no images, or another number of scores.
+    """
+    pixels = as_colours(data, "data")
+    values = torch.as_tensor(scores).detach().cpu().double()
+    if values.shape != data.shape[:1]:
+        found, expected = tuple(values.shape), f"({len(data)},), one for each image"
+        raise InvalidInput("another number of scores", where="scores", value=found, expected=expected)
+    worst = values.nan_to_num(nan=-math.inf).argsort(stable=True)[: max(num, 1)].tolist()
+    columns = min(columns, len(worst))
+    rows = -(-len(worst) // columns)
+    figure, axes = new_figure(1.1 * columns + 0.2, 1.45 * rows + 0.2, rows=rows, columns=columns)
+    panels = np.atleast_1d(axes).ravel()
+    for panel in panels:
+        panel.set_axis_off()
+    for panel, index in zip(panels, worst, strict=False):
+        panel.set_axis_on()  # its frame
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set(visible=True, color=GREY)
+        panel.imshow(pixels[index].numpy(), interpolation="nearest")
+        panel.set_title(f"datum {index}\n{values[index]:.1f} nats", fontsize=7.5)
+    save_figure(figure, path)
+
+
+def as_colours(images: Tensor, where: str) -> Tensor:
     """Images as (N, H, W, 3) on the CPU, in [0, 1]."""
     if images.dim() not in (3, 4) or not images.numel():
         raise InvalidInput(
@@ -137,12 +168,12 @@ def _as_colours(images: Tensor, where: str) -> Tensor:
     return pixels.permute(0, 2, 3, 1)
 
 
-def _tiled(pixels: Tensor, columns: int) -> Tensor:
-    """One picture (H', W', 3) of images (N, H, W, 3), on white."""
+def tiled(pixels: Tensor, columns: int, *, shade: float = 1.0) -> Tensor:
+    """One picture (H', W', 3) of images (N, H, W, 3), with a gap of a pixel around each, white unless shaded."""
     count, height, width, _ = pixels.shape
     columns = min(columns, count)
     rows = -(-count // columns)
-    sheet = pixels.new_ones(rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
+    sheet = pixels.new_full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3), shade)
     for index, image in enumerate(pixels):
         top, left = (index // columns) * (height + _GAP) + _GAP, (index % columns) * (width + _GAP) + _GAP
         sheet[top : top + height, left : left + width] = image
@@ -157,19 +188,3 @@ def _save_pixels(sheet: Tensor, path: Path) -> None:
     enlarged = sheet.repeat_interleave(times, 0).repeat_interleave(times, 1)
     with replacing(path) as temporary:
         imsave(temporary, enlarged.numpy())
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _save_figure(figure: Figure, path: Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150)

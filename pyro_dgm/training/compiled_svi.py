@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_dgm.errors import NonFiniteError
+from pyro_dgm.objectives.nonfinite import locate_nonfinite
 from pyro_dgm.training.agreement import Evaluation
 from pyro_dgm.training.compiled_loss import CompiledLoss
-from pyro_dgm.training.nonfinite import locate_nonfinite
 from pyro_dgm.training.random_state import restore, snapshot
 from pyro_dgm.training.touched import Touched, put_back
 from pyro_dgm.training.updates import FusedUpdate
