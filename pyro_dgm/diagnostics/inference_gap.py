@@ -1,0 +1,286 @@
+"""What a guide loses against log p(x): by its family, and by one network for all data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_dgm.diagnostics.gap_estimates import Piece, annealed_log_p, bounds, failed, has_rows, new_seed
+from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.inspection import as_found, inspect_pair
+from pyro_dgm.objectives.traces import Layout
+from pyro_dgm.objectives.weights import log_weights
+from pyro_dgm.samplers.ais import AnnealedSamples, annealed_importance_sampling
+
+Estimator = Literal["auto", "iwae", "ais"]
+
+_ROWS = 500  # data that are optimised together
+
+
+@dataclass(frozen=True)
+class InferenceGap:
+    r"""The gap between log p(x) and the ELBO of a guide, and its two parts, for each datum, in nats.
+
+    With :math:`q^*` the best member of the guide's family for one datum:
+
+    .. math:: \log p(x) - \mathcal L[q] = \underbrace{\log p(x) - \mathcal L[q^*]}_\text{approximation}
+              + \underbrace{\mathcal L[q^*] - \mathcal L[q]}_\text{amortisation}
+
+    Arrays are (N,) in float64. Where a latent lies outside the plate of the data, N is one: the whole data set counts
+    as one datum, and the amortisation gap is what the optimisation of the guide has left over.
+
+    Args:
+        log_p: estimate of log p(x), in expectation a lower bound.
+        log_p_standard_error: its Monte Carlo standard error, to first order.
+        elbo: bound of the guide.
+        elbo_standard_error: its Monte Carlo standard error.
+        best_elbo: bound of the best member that was found.
+        best_elbo_standard_error: its Monte Carlo standard error.
+        amortisation_standard_error: of ``best_elbo - elbo``, which have their noise in common.
+        estimator: what ``log_p`` comes from: ``"iwae"``, ``"ais"``, or ``"exact"`` without latents.
+        k_hat: shape of the tail of the importance weights; above 0.7 they are not to be trusted.
+        num_particles: importance weights per datum.
+        joint: whether the whole data set is the one datum.
+    """
+
+    log_p: np.ndarray
+    log_p_standard_error: np.ndarray
+    elbo: np.ndarray
+    elbo_standard_error: np.ndarray
+    best_elbo: np.ndarray
+    best_elbo_standard_error: np.ndarray
+    amortisation_standard_error: np.ndarray
+    estimator: np.ndarray
+    k_hat: np.ndarray
+    num_particles: int
+    joint: bool
+
+    @property
+    def approximation(self) -> np.ndarray:
+        """What the family lacks, log p(x) - best ELBO; also what the search for the best member missed."""
+        return self.log_p - self.best_elbo
+
+    @property
+    def amortisation(self) -> np.ndarray:
+        """What the guide is short of the best member of its family, best ELBO - ELBO."""
+        return self.best_elbo - self.elbo
+
+    @property
+    def total(self) -> np.ndarray:
+        """log p(x) - ELBO, an estimate of KL(q || p(z | x))."""
+        return self.log_p - self.elbo
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Mean and standard error of each quantity; the error is over the data, of one datum its Monte Carlo error."""
+        log_p, best = self.log_p_standard_error, self.best_elbo_standard_error
+        errors = {
+            "log_p": log_p,
+            "elbo": self.elbo_standard_error,
+            "best_elbo": best,
+            "approximation": np.hypot(log_p, best),
+            "amortisation": self.amortisation_standard_error,
+            "total": np.hypot(log_p, self.elbo_standard_error),
+        }
+        return {
+            name: {"mean": float(values.mean()), "standard_error": _error_of_mean(values, error)}
+            for name, error in errors.items()
+            for values in (getattr(self, name),)
+        }
+
+
+def gap_difference(train: InferenceGap, test: InferenceGap) -> dict[str, dict[str, float]]:
+    """What the gaps on test data are larger by than on training data: the encoder's overfitting in ``amortisation``.
+
+    Args:
+        train: gaps on data that the guide was trained on.
+        test: gaps on data that it was not.
+
+    Returns:
+        Mean and standard error of each quantity, as :meth:`InferenceGap.summary` has them, test minus train.
+
+    Example:
+        >>> import torch
+        >>> from pyro_dgm.models import PPCA
+        >>> ppca = PPCA(data_dim=4, latent_dim=2)
+        >>> x = ppca.model(n=40).detach()
+        >>> train, test = (
+        ...     inference_gap(ppca.model, ppca.guide, half, num_particles=30, steps=1) for half in (x[:20], x[20:])
+        ... )
+        >>> difference = gap_difference(train, test)["amortisation"]
+        >>> abs(difference["mean"]) < 1e-4  # an exact posterior overfits nothing
+        True
+
+    Reference:
+        Cremer, Li and Duvenaud, "Inference suboptimality in variational autoencoders", 2018.
+    """
+    left, right = train.summary(), test.summary()
+    return {
+        name: {
+            "mean": right[name]["mean"] - left[name]["mean"],
+            "standard_error": math.hypot(right[name]["standard_error"], left[name]["standard_error"]),
+        }
+        for name in left
+    }
+
+
+def inference_gap(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    *batch: Any,
+    num_particles: int = 5000,
+    steps: int = 1000,
+    estimator: Estimator = "auto",
+    ais: Callable[..., AnnealedSamples] = annealed_importance_sampling,
+    start: Literal["prior", "guide"] = "prior",
+) -> InferenceGap:
+    r"""log p(x) - ELBO of each datum, split into the approximation gap and the amortisation gap.
+
+    The best member of the family is found by Adam, from the guide's own, with an offset for each parameter of each
+    datum; see :class:`~pyro_dgm.diagnostics.local_guide.LocalGuide` for what that reaches of a structured guide or a
+    flow. Draws of their own then decide, for each datum, whether it is better than the guide, and further draws, the
+    same for both, give the two bounds, so that nothing is selected by the numbers that are reported.
+
+    log p(x) is estimated by importance weights from the guide or from its local optimum, whichever has the more
+    effective draws among those that decide; or by annealed importance sampling; ``"auto"`` takes the latter for data
+    whose k-hat says that the importance weights failed (fewer than 100 effective draws where there is no k-hat), if
+    their latents are continuous. Either estimate is low rather than high, and a mode that no draw or chain has visited
+    is missing from it.
+
+    Scales do not count and masks do, as in :func:`~pyro_dgm.objectives.weights.log_weights`.
+
+    Args:
+        model: Pyro model, called with a piece of the batch.
+        guide: Pyro guide, called with a piece of the batch.
+        batch: positional arguments of both; tensors whose first dimension is the datum are cut into pieces.
+        num_particles: draws per datum for the bounds and the importance weights.
+        steps: largest number of steps of the optimisation.
+        estimator: ``"auto"``, ``"iwae"`` or ``"ais"``.
+        ais: sampler ``ais(densities, start)``; ``functools.partial(annealed_importance_sampling, ...)`` for other
+            temperatures or chains.
+        start: where annealing begins: ``"prior"``, or ``"guide"``, which is nearer but does not leave a mode that the
+            guide misses as easily.
+
+    Raises:
+        InvalidInput: no data, no particles, no steps, NaN in the data, an unknown option, a pair without weights,
+            discrete latents with ``"ais"``, or a family whose parameters cannot be moved, naming the site.
+        IncompatibleModel: the model is implicit or unnormalised.
+
+    Example:
+        >>> import torch
+        >>> from pyro_dgm.models import PPCA
+        >>> ppca = PPCA(data_dim=4, latent_dim=2)
+        >>> gap = inference_gap(ppca.model, ppca.guide, ppca.model(n=5).detach(), num_particles=100, steps=10)
+        >>> bool(abs(gap.total).max() < 1e-4)  # the guide is the exact posterior
+        True
+
+    Reference:
+        Cremer, Li and Duvenaud, "Inference suboptimality in variational autoencoders", 2018.
+        Wu, Burda, Salakhutdinov and Grosse, "On the quantitative analysis of decoder-based generative models", 2017.
+    """
+    _check(batch, num_particles=num_particles, steps=steps, estimator=estimator, start=start)
+    seed = new_seed()
+    with as_found(), torch.no_grad():
+        torch.manual_seed(seed)
+        layout = inspect_pair(model, guide, batch, max(num_particles, 2))
+        joint = _is_joint(model, guide, batch, layout)
+        pieces = [batch]
+        if not joint and has_rows(batch):
+            pieces = [tuple(t[i : i + _ROWS] for t in batch) for i in range(0, len(batch[0]), _ROWS)]
+        found = []
+        for rows in pieces:
+            piece = Piece(model, guide, rows, layout, joint=joint)
+            if not layout.has_latents:
+                found.append(_exact(piece))
+                continue
+            can_anneal = estimator != "iwae" and _can_anneal(piece, start, required=estimator == "ais")
+            gap = bounds(piece, num_particles=num_particles, steps=steps)
+            chosen = failed(gap["log_p_standard_error"], gap["k_hat"], num_particles)
+            if estimator == "ais":
+                chosen[:] = True
+            if can_anneal and chosen.any():
+                annealed = annealed_log_p(piece, chosen, start=start, ais=ais)
+                gap["log_p"][chosen], gap["log_p_standard_error"][chosen] = annealed
+                gap["estimator"][chosen] = "ais"
+            found.append(gap)
+    joined = {name: np.concatenate([gap[name] for gap in found]) for name in found[0]}
+    return InferenceGap(**joined, num_particles=num_particles, joint=joint)
+
+
+def _check(batch: tuple[Any, ...], *, num_particles: int, steps: int, estimator: str, start: str) -> None:
+    for name, value in (("num_particles", num_particles), ("steps", steps)):
+        if value < 1:
+            raise InvalidInput("too few", where=name, value=value, expected="an integer >= 1")
+    options = {"estimator": (estimator, ("auto", "iwae", "ais")), "start": (start, ("prior", "guide"))}
+    for name, (option, known) in options.items():
+        if option not in known:
+            expected = " or ".join(map(repr, known))
+            raise InvalidInput("unknown option", where=name, value=repr(option), expected=expected)
+    for index, field in enumerate(batch):
+        if not isinstance(field, Tensor):
+            continue
+        where = f"argument {index} of the batch"
+        if not field.numel():
+            raise InvalidInput(
+                "no data", where=where, value=tuple(field.shape), expected="at least one datum"
+            )
+        if field.is_floating_point() and bool(field.isnan().any()):
+            bad = (
+                field.reshape(len(field), -1).isnan().any(1).nonzero() if field.dim() else field.new_zeros(1)
+            )
+            raise InvalidInput(
+                "NaN in the data",
+                where=where,
+                value=f"rows {', '.join(str(int(row)) for row in bad[:5])}",
+                expected="numbers; a mask for what is missing",
+            )
+
+
+def _is_joint(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...], layout: Layout
+) -> bool:
+    """Whether the pair has weights for the whole data set alone."""
+    try:
+        log_w = log_weights(model, guide, *batch, layout=layout)
+    except InvalidInput:
+        log_weights(model, guide, *batch, layout=layout, joint=True)
+        return True
+    if has_rows(batch) and log_w.shape[1] != len(batch[0]):
+        raise InvalidInput(
+            "no weight for each datum",
+            where="the plate of the data",
+            value=f"{log_w.shape[1]} weights for {len(batch[0])} data",
+            expected="a plate that is as long as the batch it is called with, without subsampling",
+        )
+    return False
+
+
+def _can_anneal(piece: Piece, start: str, *, required: bool) -> bool:
+    try:
+        piece.annealed(start)
+    except InvalidInput:
+        if required:
+            raise
+        return False
+    return True
+
+
+def _exact(piece: Piece) -> dict[str, np.ndarray]:
+    """Without latents each weight is log p(x), and there is no gap."""
+    log_p = piece.log_weights(1, new_seed())[0]
+    values = dict.fromkeys(("log_p", "elbo", "best_elbo"), log_p)
+    nothing = ("log_p", "elbo", "best_elbo", "amortisation")
+    errors = {f"{name}_standard_error": np.zeros_like(log_p) for name in nothing}
+    unknown = {"k_hat": np.full_like(log_p, -math.inf), "estimator": np.full(len(log_p), "exact")}
+    return values | errors | unknown
+
+
+def _error_of_mean(values: np.ndarray, monte_carlo_error: np.ndarray) -> float:
+    if len(values) == 1:
+        return float(monte_carlo_error[0])
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
