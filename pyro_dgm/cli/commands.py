@@ -152,15 +152,26 @@ def _sample(options: argparse.Namespace, changes: Changes) -> None:
 
 def _diagnose(options: argparse.Namespace, changes: Changes) -> None:
     from pyro_dgm.cli.tables import print_diagnosis
-    from pyro_dgm.experiment import diagnose
+    from pyro_dgm.experiment import ReportOptions, diagnose
 
-    found = diagnose(
-        options.folder, num_samples=options.num_samples, num_data=options.num_data, trust=options.trust
+    found, report = diagnose(
+        options.folder,
+        num_samples=options.num_samples,
+        num_data=options.num_data,
+        options=ReportOptions(
+            num_particles=options.num_particles,
+            num_gap=options.num_gap,
+            num_replications=options.num_replications,
+            num_nuts=options.num_nuts,
+        ),
+        trust=options.trust,
+        progress=not options.quiet,
     )
     if options.json:
-        print_json({"run": options.folder, **found.as_dict()})
+        advice = dataclasses.asdict(report.advice)
+        print_json({"run": options.folder, **found.as_dict(), "report": str(report.path), "advice": advice})
     else:
-        print_diagnosis(found)
+        print_diagnosis(found, report)
 
 
 def _compare(options: argparse.Namespace, changes: Changes) -> None:

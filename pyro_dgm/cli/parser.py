@@ -105,16 +105,18 @@ def _sample(parser: argparse.ArgumentParser) -> None:
 
 def _diagnose(parser: argparse.ArgumentParser) -> None:
     _run(parser)
-    parser.add_argument(
-        "--num-samples",
-        type=int,
-        default=200,
-        metavar="N",
-        help="draws from the guide per datum; default: 200",
+    numbers = (
+        ("--num-samples", 200, "draws from the guide per datum in posterior.nc"),
+        ("--num-data", 100, "test data in posterior.nc"),
+        ("--num-particles", 1000, "draws for the importance weights of each test datum"),
+        ("--num-gap", 200, "data for the inference gap"),
+        ("--num-replications", 1000, "simulated data for the calibration, 0 for none"),
+        ("--num-nuts", 5, "data that are compared with Markov chains, 0 for none"),
     )
-    parser.add_argument(
-        "--num-data", type=int, default=100, metavar="N", help="number of test data; default: 100"
-    )
+    for option, default, text in numbers:
+        parser.add_argument(
+            option, type=int, default=default, metavar="N", help=f"{text}; default: {default}"
+        )
     _trust(parser)
     _json(parser)
 

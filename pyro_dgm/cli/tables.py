@@ -16,6 +16,7 @@ from pyro_dgm.evaluation.ledger import Ledger
 from pyro_dgm.experiment.comparison import Compared, Comparison
 from pyro_dgm.experiment.posterior import Diagnosis
 from pyro_dgm.experiment.repetition import Repetition
+from pyro_dgm.experiment.report import Report
 
 _WIDE = 1000
 _NAMES = {"elbo": "ELBO, nats", "log_likelihood": "log p(x), nats", "bits_per_dim": "bits/dim"}
@@ -82,11 +83,12 @@ def print_repetition(found: Repetition) -> None:
         console.print(Text(f"  {run}  {_verdict(ledger.reliable)}"))
 
 
-def print_diagnosis(found: Diagnosis) -> None:
+def print_diagnosis(found: Diagnosis, report: Report) -> None:
     """Prints the posterior's first elements, the weights' k-hat and effective sample size, and the verdict.
 
     Args:
         found: draws from the guide of a run.
+        report: what was written about them.
     """
     console = _console()
     facts = found.as_dict()
@@ -107,9 +109,17 @@ def print_diagnosis(found: Diagnosis) -> None:
     console.print(
         Text(f"  {'usable as is':16}{verdict.num_usable_as_is} of {verdict.num_k_hats}, without weights")
     )
-    for note in verdict.notes:
-        console.print(Text(f"  {'note':16}{note}"))
+    advice = report.advice
+    for name, lines in (
+        ("trust", advice.trustworthy),
+        ("doubt", advice.doubtful),
+        ("try next", advice.next_steps),
+        ("not known", advice.limits),
+    ):
+        for line in lines:
+            console.print(Text(f"  {name:16}{line}"))
     console.print(Text(f"  {'posterior':16}{found.path}"))
+    console.print(Text(f"  {'report':16}{report.path}"))
 
 
 def print_comparison(found: Comparison) -> None:

@@ -66,12 +66,13 @@ COMMANDS = {
         "  pyro-dgm sample runs/vae_digits --num 1000 --out digits.npy\n",
     ),
     "diagnose": (
-        "Judges the guide of a run on test data, and writes posterior.nc.\n\n"
-        "It tells the posterior's first variables, the Pareto k-hat and the effective sample size of the importance\n"
-        "weights of each datum, and whether the run's numbers are reliable. posterior.nc is read by\n"
-        "arviz.from_netcdf.",
+        "Judges the guide of a run on test data, and writes posterior.nc and report.html.\n\n"
+        "The report says what can be trusted, what cannot, and what to try next, by importance weights (Pareto k-hat)\n"
+        "of all test data, the inference gap, the calibration on simulated data, the use of the latents, and Markov\n"
+        "chains for a few data. Its pictures lie in the folder report. posterior.nc is read by arviz.from_netcdf.",
         "examples:\n"
         "  pyro-dgm diagnose runs/vae_digits\n"
+        "  pyro-dgm diagnose runs/vae_digits --num-nuts 0 --num-replications 0\n"
         "  pyro-dgm diagnose runs/vae_digits --num-samples 1000 --num-data 20 --json\n",
     ),
     "compare": (

@@ -11,7 +11,6 @@ import pyro
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_dgm.diagnostics.draw_table import (
@@ -23,6 +22,7 @@ from pyro_dgm.diagnostics.draw_table import (
     changing,
     plate_dim,
 )
+from pyro_dgm.diagnostics.simulation import Anew
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.divergence import divergence_terms
 from pyro_dgm.objectives.inspection import inspect_pair
@@ -230,7 +230,7 @@ def _predicted(
     if particles is not None:
         model = pyro.plate(PARTICLES, particles.size, dim=particles.dim)(model)
     latents = {name: site["value"] for name, site in latent_sites(model_trace).items()}
-    with _Anew(latents) as anew:  # outside the plate, which leaves a given site alone
+    with Anew(latents) as anew:  # outside the plate, which leaves a given site alone
         model(*batch)
     for name, site in observed_sites(model_trace).items():
         again = anew.observed.get(name)
@@ -247,30 +247,6 @@ def _particles(trace: Trace) -> Any | None:
     """Frame of the plate of particles, if there is one."""
     frames = (frame for site in sample_sites(trace).values() for frame in site["cond_indep_stack"])
     return next((frame for frame in frames if frame.name == PARTICLES), None)
-
-
-class _Anew(Messenger):
-    """Gives latent sites the values they had, and draws observed ones.
-
-    ``poutine.uncondition`` would draw ``pyro.deterministic`` sites too, and with a wrong shape.
-    """
-
-    def __init__(self, latents: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.latents = latents
-        self.observed: dict[str, Tensor] = {}
-        self.sites: dict[str, Site] = {}
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.latents:
-            msg["value"], msg["done"] = self.latents[msg["name"]], True
-        elif msg["is_observed"] and not msg["infer"].get("_deterministic", False):
-            self.observed[msg["name"]] = msg["value"]
-            msg["value"], msg["is_observed"] = None, False
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if msg["name"] in self.observed:
-            self.sites[msg["name"]] = msg.copy()
 
 
 def _is_factor(site: Site) -> bool:

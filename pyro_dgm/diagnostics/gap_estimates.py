@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyro_dgm.diagnostics.local_guide import LocalGuide, fit_local_guide
 from pyro_dgm.diagnostics.psis import effective_sample_size, k_hat_threshold, pareto_k
+from pyro_dgm.diagnostics.rows import has_rows
 from pyro_dgm.diagnostics.unconstrained import UnconstrainedModel
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.inspection import as_found
@@ -179,12 +179,6 @@ def log_mean(log_w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         value = largest + np.log(np.exp(log_w - largest).mean(axis=0))
         error = np.sqrt(np.maximum(1 / effective_sample_size(log_w) - 1 / len(log_w), 0))
     return value, error
-
-
-def has_rows(batch: tuple[Any, ...]) -> bool:
-    """Whether a batch can be cut into data: tensors of one length."""
-    tensors = all(isinstance(field, Tensor) and field.dim() for field in batch)
-    return bool(batch) and tensors and len({len(field) for field in batch}) == 1
 
 
 def new_seed() -> int:

@@ -7,16 +7,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from pyro_dgm.diagnostics.draw_table import Variable
 from pyro_dgm.diagnostics.draws import take_draws
 from pyro_dgm.diagnostics.psis import effective_sample_size, k_hat_threshold, smooth
+from pyro_dgm.diagnostics.rows import first_rows, has_rows, is_joint
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.inspection import inspect_pair
-from pyro_dgm.objectives.weights import log_weights
+from pyro_dgm.objectives.inspection import as_found, inspect_pair
 
 _LARGEST_SHIFT = 0.2  # in standard deviations of the guide
+_LARGEST_STRETCH = 1.25
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Importance:
         elbo: mean log-weight in nats, an unbiased estimate of the ELBO.
         shift: the largest distance, over the latents, of the reweighted mean from the guide's own, in standard
             deviations of the guide.
+        stretch: the largest ratio, over the latents, of the reweighted to the guide's own standard deviation, or the
+            other way round.
         num_samples: number S of draws.
     """
 
@@ -40,6 +42,7 @@ class Importance:
     log_p_standard_error: np.ndarray
     elbo: np.ndarray
     shift: np.ndarray
+    stretch: np.ndarray
     num_samples: int
 
     @property
@@ -52,8 +55,12 @@ class Importance:
 
     @property
     def usable_as_is(self) -> np.ndarray:
-        """Whether the guide's draws do without weights: reliable, and no reweighted mean is 0.2 deviations away."""
-        return np.asarray(self.reweighted_reliable & (self.shift <= _LARGEST_SHIFT))
+        """Whether the guide's draws do without weights: reliable, and weights change no latent by much.
+
+        No mean moves by more than 0.2 standard deviations, and no standard deviation by more than a factor of 1.25.
+        """
+        unchanged = (self.shift <= _LARGEST_SHIFT) & (self.stretch <= _LARGEST_STRETCH)
+        return np.asarray(self.reweighted_reliable & unchanged)
 
 
 def importance(
@@ -96,7 +103,7 @@ def importance(
         if value < 1:
             raise InvalidInput("too few", where=name, value=value, expected="an integer >= 1")
     pieces = [batch]
-    if _has_rows(batch) and len(batch[0]) > rows and not _is_joint(model, guide, batch):
+    if has_rows(batch) and len(batch[0]) > rows and not _is_joint(model, guide, batch):
         pieces = [tuple(t[start : start + rows] for t in batch) for start in range(0, len(batch[0]), rows)]
     found = []
     for piece in pieces:
@@ -119,7 +126,7 @@ def of_draws(log_weight: Variable, latents: Mapping[str, Variable]) -> Importanc
     values = log_weight.values
     smoothed = smooth(values)
     weights = np.exp(smoothed.log_weights)
-    shift = np.zeros(values.shape[1:])
+    shift, stretch = np.zeros(values.shape[1:]), np.ones(values.shape[1:])
     for variable in latents.values():
         draws = variable.values
         if log_weight.dims:
@@ -128,7 +135,8 @@ def of_draws(log_weight: Variable, latents: Mapping[str, Variable]) -> Importanc
             draws = np.moveaxis(draws, variable.dims.index(log_weight.dims[0]) + 1, 1)
         draws = draws.reshape(*values.shape, -1)
         if draws.shape[-1]:
-            shift = np.maximum(shift, _shift(draws.astype(np.float64), weights).max(axis=-1))
+            moved, stretched = _changes(draws.astype(np.float64), weights)
+            shift, stretch = np.maximum(shift, moved), np.maximum(stretch, stretched)
     return Importance(
         k_hat=smoothed.k_hat,
         ess=effective_sample_size(values),
@@ -136,31 +144,25 @@ def of_draws(log_weight: Variable, latents: Mapping[str, Variable]) -> Importanc
         log_p_standard_error=smoothed.log_mean_standard_error,
         elbo=values.mean(axis=0),
         shift=shift,
+        stretch=stretch,
         num_samples=len(values),
     )
 
 
-def _shift(draws: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Distance of the weighted from the plain mean, (data, units) of draws (draws, data, units), in deviations."""
-    center = draws.mean(axis=0)
-    deviation = draws.std(axis=0)
-    distance = np.abs(((draws - center) * weights[..., None]).sum(axis=0))
+def _changes(draws: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Largest shift and stretch over the units of draws (draws, data, units), each (data,)."""
+    center, deviation = draws.mean(axis=0), draws.std(axis=0)
+    moved = ((draws - center) * weights[..., None]).sum(axis=0)
+    spread = np.sqrt((((draws - center - moved) ** 2) * weights[..., None]).sum(axis=0))
     with np.errstate(invalid="ignore", divide="ignore"):
         # A latent that does not vary (a discrete one that is certain) cannot be elsewhere.
-        return np.where(deviation > 0, distance / deviation, 0.0)
-
-
-def _has_rows(batch: tuple[Any, ...]) -> bool:
-    tensors = all(isinstance(field, Tensor) and field.dim() for field in batch)
-    return bool(batch) and tensors and len({len(field) for field in batch}) == 1
+        shift = np.where(deviation > 0, np.abs(moved) / deviation, 0.0)
+        stretch = np.where(deviation > 0, np.maximum(spread / deviation, deviation / spread), 1.0)
+    return shift.max(axis=-1), stretch.max(axis=-1)
 
 
 def _is_joint(model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...]) -> bool:
     """Whether the weights are of the whole data set, found out on two data."""
-    piece = tuple(field[:2] for field in batch)
-    try:
-        log_weights(model, guide, *piece, layout=inspect_pair(model, guide, piece))
-    except InvalidInput:
-        log_weights(model, guide, *piece, layout=inspect_pair(model, guide, piece), joint=True)
-        return True
-    return False
+    piece = first_rows(batch, 2)
+    with as_found():
+        return is_joint(model, guide, piece, inspect_pair(model, guide, piece))

@@ -49,9 +49,9 @@ def to_inferencedata(
     - ``observed_data``: the observed sites as they are; ``constant_data``: the other arguments of the model.
     - ``sample_stats`` of a guide: ``log_weight``, :math:`\log p(x, z_s) - \log q(z_s \mid x)` in nats; and without
       chain and draw what :class:`~pyro_dgm.diagnostics.importance.Importance` has (``k_hat``, ``ess``, ``log_p``,
-      ``log_p_standard_error``, ``elbo``, ``shift``, and the flags ``reweighted_reliable`` and ``usable_as_is``) and
-      ``kl_{site}``, :math:`\mathrm{KL}(q(z \mid x) \,\|\, p(z))` in nats. They are per datum. If a latent lies
-      outside the plate of the data, they are of the whole data set.
+      ``log_p_standard_error``, ``elbo``, ``shift``, ``stretch``, and the flags ``reweighted_reliable`` and
+      ``usable_as_is``) and ``kl_{site}``, :math:`\mathrm{KL}(q(z \mid x) \,\|\, p(z))` in nats. They are per datum,
+      or, if a latent lies outside the plate of the data, of the whole data set.
     - ``sample_stats`` of chains: ``diverging``.
 
     Dimensions are named by Pyro's plates, others ``{site}_dim_0`` and so on. k-hat needs more than 20 draws; with
@@ -127,7 +127,7 @@ def _weights(draws: Draws, attrs: Mapping[str, Any]) -> Any:
     """Log-weights, and what they say of each datum."""
     dims = draws.log_weight.dims
     found = of_draws(draws.log_weight, draws.groups.get("posterior", {}))
-    names = ("k_hat", "ess", "log_p", "log_p_standard_error", "elbo", "shift")
+    names = ("k_hat", "ess", "log_p", "log_p_standard_error", "elbo", "shift", "stretch")
     numbers = {name: Variable(getattr(found, name), dims) for name in names}
     for name in ("reweighted_reliable", "usable_as_is"):
         numbers[name] = Variable(getattr(found, name), dims)

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_dgm.diagnostics.gap_estimates import Piece, annealed_log_p, bounds, failed, has_rows, new_seed
+from pyro_dgm.diagnostics.gap_estimates import Piece, annealed_log_p, bounds, failed, new_seed
+from pyro_dgm.diagnostics.rows import has_rows, is_joint
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.inspection import as_found, inspect_pair
-from pyro_dgm.objectives.traces import Layout
-from pyro_dgm.objectives.weights import log_weights
 from pyro_dgm.samplers.ais import AnnealedSamples, annealed_importance_sampling
 
 Estimator = Literal["auto", "iwae", "ais"]
@@ -188,7 +187,7 @@ def inference_gap(
     with as_found(), torch.no_grad():
         torch.manual_seed(seed)
         layout = inspect_pair(model, guide, batch, max(num_particles, 2))
-        joint = _is_joint(model, guide, batch, layout)
+        joint = is_joint(model, guide, batch, layout)
         pieces = [batch]
         if not joint and has_rows(batch):
             pieces = [tuple(t[i : i + _ROWS] for t in batch) for i in range(0, len(batch[0]), _ROWS)]
@@ -239,25 +238,6 @@ def _check(batch: tuple[Any, ...], *, num_particles: int, steps: int, estimator:
                 value=f"rows {', '.join(str(int(row)) for row in bad[:5])}",
                 expected="numbers; a mask for what is missing",
             )
-
-
-def _is_joint(
-    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...], layout: Layout
-) -> bool:
-    """Whether the pair has weights for the whole data set alone."""
-    try:
-        log_w = log_weights(model, guide, *batch, layout=layout)
-    except InvalidInput:
-        log_weights(model, guide, *batch, layout=layout, joint=True)
-        return True
-    if has_rows(batch) and log_w.shape[1] != len(batch[0]):
-        raise InvalidInput(
-            "no weight for each datum",
-            where="the plate of the data",
-            value=f"{log_w.shape[1]} weights for {len(batch[0])} data",
-            expected="a plate that is as long as the batch it is called with, without subsampling",
-        )
-    return False
 
 
 def _can_anneal(piece: Piece, start: str, *, required: bool) -> bool:

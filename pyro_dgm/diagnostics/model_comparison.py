@@ -102,7 +102,7 @@ def compare_log_p(runs: Mapping[str, InferenceData]) -> DataFrame:
             "se": _standard_error(values[name]),
             "difference": difference.mean(),
             "difference_se": _standard_error(difference),
-            "unreliable": int((~runs[name].sample_stats["reweighted_reliable"].values.astype(bool)).sum()),
+            "unreliable": int((~runs[name]["sample_stats"]["reweighted_reliable"].values.astype(bool)).sum()),
         }
     return pandas.DataFrame.from_dict(rows, orient="index")
 

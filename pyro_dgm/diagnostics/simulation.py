@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -16,7 +15,7 @@ from torch import Tensor
 from pyro_dgm.diagnostics.data_arguments import DataArguments
 from pyro_dgm.errors import IncompatibleModel, InvalidInput
 from pyro_dgm.objectives.inspection import as_found
-from pyro_dgm.objectives.traces import PARTICLES, Layout, Site, latent_sites, sample_sites
+from pyro_dgm.objectives.traces import Site, latent_sites, sample_sites
 
 
 @dataclass(frozen=True)
@@ -75,27 +74,6 @@ class Anew(Messenger):
             self.sites[msg["name"]] = msg.copy()
 
 
-def joint_draws(
-    model: Callable[..., Any], batch: tuple[Any, ...], num_samples: int, layout: Layout
-) -> list[JointDraws]:
-    """Joint draws of latents and data: one run with a plate of particles, or one run per draw.
-
-    Args:
-        model: Pyro model, called with the batch, of whose observed values only the shapes matter.
-        batch: positional arguments of the model.
-        num_samples: number of draws.
-        layout: what :func:`~pyro_dgm.objectives.inspection.inspect_pair` found.
-
-    Raises:
-        InvalidInput: a site that cannot be drawn: a factor, a subsampled plate, an improper prior, a distribution
-            without a sampler.
-    """
-    if num_samples > 1 and layout.vectorized:
-        model = pyro.plate(PARTICLES, num_samples, dim=-1 - int(layout.max_plate_nesting))(model)
-        num_samples = 1
-    return [_run(model, batch)[0] for _ in range(num_samples)]
-
-
 class Simulator:
     """Joint draws of latents and data, each with the batch that it makes of a given one.
 
@@ -108,7 +86,7 @@ class Simulator:
 
     Raises:
         InvalidInput: an observed site that no argument feeds, a model that also reads the data it observes, or a
-            site that cannot be drawn (see :func:`joint_draws`).
+            site that cannot be drawn: a factor, a subsampled plate, an improper prior, no sampler.
 
     Example:
         >>> import torch

@@ -63,8 +63,8 @@ def reliability(idata: InferenceData) -> Reliability:
 
     k-hat certifies averages that are weighted. Whether the guide's own draws will do is another question: a guide that
     is half a deviation off has a low k-hat. Hence two flags, ``reweighted_reliable`` and ``usable_as_is``; for the
-    second the reweighted mean of no latent may be more than 0.2 standard deviations of the guide away from the
-    guide's. Neither can see a mode that no draw has visited.
+    second, weights may move the mean of no latent by more than 0.2 standard deviations of the guide, and change no
+    standard deviation by more than a factor of 1.25. Neither can see a mode that no draw has visited.
 
     Draws are unreliable if
 
@@ -149,8 +149,8 @@ def _judge_means(stats: Any, numbers: dict[str, Any]) -> None:
     if shifted := int((reliable & ~usable).sum()):
         notes.insert(
             0,
-            f"means of {shifted} of {usable.size} move by more than 0.2 standard deviations when draws are reweighted "
-            f"(the most, {float(stats['shift'].max()):.2f}): use the weights, not the guide as it is",
+            f"weights move a mean by more than 0.2 standard deviations, or change one by more than a quarter, in "
+            f"{shifted} of {usable.size}: use the weights, not the guide as it is",
         )
     numbers["notes"] = tuple(notes)
 

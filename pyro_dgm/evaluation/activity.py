@@ -12,17 +12,16 @@ from torch import Tensor
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.traces import latent_sites
 
+ACTIVE_UNIT = 0.01  # smallest variance, in squared units of z
 _DRAWS = 10  # of the latents that other latents depend on
 
 
-@torch.no_grad()
 def active_units(
-    guide: Callable[..., Any], *batch: Tensor, threshold: float = 0.01, rows: int = 1000
+    guide: Callable[..., Any], *batch: Tensor, threshold: float = ACTIVE_UNIT, rows: int = 1000
 ) -> dict[str, int]:
     r"""Number of units u of each latent site with :math:`\mathrm{Var}_x(\mathbb{E}_{q(z \mid x)}[z_u]) >` threshold.
 
-    The mean of a site that depends on other latents is taken over draws of them, and the variance that their noise
-    leaves in it is taken off.
+    See :func:`unit_activity`.
 
     Args:
         guide: Pyro guide, called with a piece of the batch.
@@ -42,6 +41,38 @@ def active_units(
         >>> ppca = PPCA(data_dim=4, latent_dim=2)
         >>> active_units(ppca.guide, 10 * torch.randn(100, 4))
         {'z': 2}
+
+    Reference:
+        Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016.
+    """
+    activity = unit_activity(guide, *batch, rows=rows)
+    return {name: int((variance > threshold).sum()) for name, variance in activity.items()}
+
+
+@torch.no_grad()
+def unit_activity(guide: Callable[..., Any], *batch: Tensor, rows: int = 1000) -> dict[str, Tensor]:
+    r"""Activity :math:`\mathrm{Var}_x(\mathbb{E}_{q(z \mid x)}[z_u])` of each unit u of each latent site.
+
+    The mean of a site that depends on other latents is taken over draws of them, and the variance that their noise
+    leaves in it is taken off.
+
+    Args:
+        guide: Pyro guide, called with a piece of the batch.
+        batch: tensors whose first dimension is the datum (at least two data).
+        rows: data per pass.
+
+    Returns:
+        Variance (units,) by site name, in squared units of z; sites outside the batch or without a mean are left out.
+
+    Raises:
+        InvalidInput: fewer than two data.
+
+    Example:
+        >>> import torch
+        >>> from pyro_dgm.models import PPCA
+        >>> ppca = PPCA(data_dim=4, latent_dim=2)
+        >>> unit_activity(ppca.guide, 10 * torch.randn(100, 4))["z"].shape
+        torch.Size([2])
 
     Reference:
         Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016.
@@ -67,12 +98,12 @@ def active_units(
             stacked = torch.stack([draw[name] for draw in draws])  # (draws, rows, units)
             means.setdefault(name, []).append(stacked.mean(0))
             noise.setdefault(name, []).append(stacked.var(0) / len(draws))
-    counts = {}
+    found = {}
     for name, parts in means.items():
         mean = torch.cat(parts)
         if len(mean) == num_data:  # else a plate that was once, by chance, as long as a piece
-            counts[name] = int((mean.var(0) - torch.cat(noise[name]).mean(0) > threshold).sum())
-    return counts
+            found[name] = mean.var(0) - torch.cat(noise[name]).mean(0)
+    return found
 
 
 def _means(guide: Callable[..., Any], piece: tuple[Tensor, ...]) -> dict[str, Tensor]:

@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     from pyro_dgm.experiment.commands import diagnose, evaluate, load, sample
     from pyro_dgm.experiment.comparison import compare
     from pyro_dgm.experiment.repetition import repeat
+    from pyro_dgm.experiment.report import ReportOptions
     from pyro_dgm.experiment.training import train
 
-__all__ = ["compare", "diagnose", "evaluate", "load", "repeat", "sample", "train"]
+__all__ = ["ReportOptions", "compare", "diagnose", "evaluate", "load", "repeat", "sample", "train"]
 
 # Where the names live. They are imported when first used: the command line reads the keys of a config, and answers
 # --help, without waiting for torch.
-_HOMES = {"compare": "comparison", "repeat": "repetition", "train": "training"}
+_HOMES = {"ReportOptions": "report", "compare": "comparison", "repeat": "repetition", "train": "training"}
 
 
 def __getattr__(name: str) -> Any:

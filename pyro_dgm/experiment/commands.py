@@ -16,6 +16,7 @@ from pyro_dgm.errors import InvalidInput
 from pyro_dgm.evaluation.ledger import Ledger, read_ledger, write_ledger
 from pyro_dgm.experiment.estimate import FUNCTIONS, estimate
 from pyro_dgm.experiment.posterior import NUM_DATA, NUM_SAMPLES, Diagnosis, draw_posterior
+from pyro_dgm.experiment.report import Report, ReportOptions, report_run
 from pyro_dgm.experiment.run import LEDGER, load_run, read_run_config
 from pyro_dgm.experiment.run_pictures import draw_samples
 from pyro_dgm.program import Program
@@ -72,17 +73,25 @@ def evaluate(
 
 
 def diagnose(
-    folder: str | Path, *, num_samples: int = NUM_SAMPLES, num_data: int = NUM_DATA, trust: bool = False
-) -> Diagnosis:
-    """Draws from the guide of a run on test data, writes them as ``posterior.nc`` and judges them.
+    folder: str | Path,
+    *,
+    num_samples: int = NUM_SAMPLES,
+    num_data: int = NUM_DATA,
+    options: ReportOptions | None = None,
+    trust: bool = False,
+    progress: bool = True,
+) -> tuple[Diagnosis, Report]:
+    """Draws from the guide of a run on test data, judges them, and writes ``posterior.nc`` and ``report.html``.
 
     The run's ledger, if there is one, takes up the verdict.
 
     Args:
         folder: directory of a run.
-        num_samples: draws per datum.
-        num_data: number of test data, from the first on.
+        num_samples: draws per datum in ``posterior.nc``.
+        num_data: number of test data in it, from the first on.
+        options: how much the report is made of.
         trust: see :func:`load`.
+        progress: show a progress bar on standard error.
 
     Raises:
         InvalidInput: no run, no draws or no data.
@@ -94,7 +103,8 @@ def diagnose(
         diagnosis = draw_posterior(run, num_samples=num_samples, num_data=num_data)
         if (path / LEDGER).is_file():
             write_ledger(path / LEDGER, diagnosis.marked(read_ledger(path / LEDGER)))
-    return diagnosis
+        report = report_run(run, options or ReportOptions(), progress=progress)
+    return diagnosis, report
 
 
 def sample(

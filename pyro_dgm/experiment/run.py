@@ -27,8 +27,9 @@ from pyro_dgm.training.options import resolve_dtype
 
 CONFIG, METRICS, SOURCES = "config.yaml", "metrics.jsonl", "sources"
 LEDGER, POSTERIOR = "evaluation.json", "posterior.nc"
+REPORT, REPORT_PICTURES = "report.html", "report"
 # What is made of a trained program, and made anew where its config changes.
-DERIVED = (LEDGER, POSTERIOR, "curves.png", "samples.png", "reconstructions.png")
+DERIVED = (LEDGER, POSTERIOR, REPORT, REPORT_PICTURES, "curves.png", "samples.png", "reconstructions.png")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -100,7 +101,11 @@ class ConfigWriter(Callback):
 
     def _remove_derived(self) -> None:
         for name in DERIVED:
-            (self.place.folder / name).unlink(missing_ok=True)
+            path = self.place.folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def train(

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.distributions import Independent, constraints
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.elbo import _same, closed_form
+from pyro_dgm.objectives.elbo import closed_form, is_same
 from pyro_dgm.objectives.inspection import inspect_pair
 from pyro_dgm.objectives.traces import (
     PARTICLES,
     Layout,
     Site,
-    _is_point,
+    is_point,
     require_particles,
     run_pair,
     sample_sites,
@@ -215,7 +215,7 @@ def _groups(guide_sites: dict[str, Site], latents: list[str]) -> list[tuple[list
                 auxiliary.append(name)
             else:
                 groups.append(([name], []))
-        elif groups and auxiliary and (not names or _is_point(site)):
+        elif groups and auxiliary and (not names or is_point(site)):
             names.append(name)
         else:
             groups.append(([], [name]))
@@ -233,7 +233,7 @@ def _of_one(q: Site, p: Site, keep: list[int], *, closed: bool) -> DivergenceTer
         of_q, of_p = q["fn"], p["fn"]
     extra = q["fn"].event_dim - of_q.event_dim
     term = None
-    if closed and not _is_point(q) and _same(q["mask"], p["mask"]):
+    if closed and not is_point(q) and is_same(q["mask"], p["mask"]):
         with contextlib.suppress(InvalidInput):
             sites: Any = [{"name": q["name"], "fn": fn} for fn in (of_q, _as_multivariate(of_p, of_q))]
             term = masked(closed_form(*sites), q, extra)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from pyro.distributions import MaskedDistribution
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer.util import MultiFrameTensor
 from pyro.poutine import Trace
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, kl_divergence
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.inspection import Layouts
@@ -133,7 +134,7 @@ def _analytic_bound(model_trace: Trace, guide_trace: Trace) -> Tensor:
                 expected="a reparameterised distribution with kl='analytic'",
                 cure="kl='monte_carlo', which adds its score-function term",
             )
-        if not (_same(q["scale"], p["scale"]) and _same(q["mask"], p["mask"])):
+        if not (is_same(q["scale"], p["scale"]) and is_same(q["mask"], p["mask"])):
             raise InvalidInput(
                 "different scales or masks in model and guide",
                 where=f"site {name!r}",
@@ -147,6 +148,9 @@ def _analytic_bound(model_trace: Trace, guide_trace: Trace) -> Tensor:
 def closed_form(q: Site, p: Site) -> Tensor:
     """KL(q || p) of two sites in nats, of their batch shape; raises InvalidInput where no closed form is known."""
     try:
+        # Pyro takes a mask of one of the two (a flat prior, masked out) for a mask of both.
+        if not is_same(_mask(q["fn"]), _mask(p["fn"])):
+            raise NotImplementedError
         return kl_divergence(q["fn"], p["fn"])
     except NotImplementedError:
         raise InvalidInput(
@@ -158,7 +162,17 @@ def closed_form(q: Site, p: Site) -> Tensor:
         ) from None
 
 
-def _same(left: Any, right: Any) -> bool:
+def _mask(fn: Any) -> Any:
+    """Mask of a distribution (``fn.mask(...)``), which is not that of its site."""
+    while not isinstance(fn, MaskedDistribution):
+        if not isinstance(fn, Independent):
+            return None
+        fn = fn.base_dist
+    return fn._mask
+
+
+def is_same(left: Any, right: Any) -> bool:
+    """Whether two masks, or two scales, are the same."""
     if left is None or right is None:
         return left is right
     return torch.equal(torch.as_tensor(left), torch.as_tensor(right))

@@ -205,7 +205,7 @@ def point_sites(model_trace: Trace, guide_trace: Trace) -> list[str]:
     return [
         name
         for name, site in latent_sites(guide_trace).items()
-        if _is_point(site) and not _is_point(in_model[name])
+        if is_point(site) and not is_point(in_model[name])
     ]
 
 
@@ -217,5 +217,6 @@ def _layers(site: Site) -> Iterator[Any]:
         layer = getattr(layer, "base_dist", None)
 
 
-def _is_point(site: Site) -> bool:
+def is_point(site: Site) -> bool:
+    """Whether a site is a Delta."""
     return any(isinstance(layer, pyro.distributions.Delta) for layer in _layers(site))

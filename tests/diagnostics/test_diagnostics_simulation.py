@@ -6,11 +6,10 @@ import pytest
 import torch
 from pyro import poutine
 
-from pyro_dgm.diagnostics.simulation import Simulator, joint_draws, simulate
+from pyro_dgm.diagnostics.simulation import Simulator, simulate
 from pyro_dgm.distributions import Energy
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models import PPCA, VAE
-from pyro_dgm.objectives.inspection import inspect_pair
 
 
 def model_of(observe):
@@ -103,18 +102,6 @@ def test_conditioned_sites_and_images_are_drawn():
     x = torch.zeros(5)
     found = simulate(lambda x: poutine.condition(model, {"x": x})(x), (x,))
     assert follows(found.batch[0], found.latents["z"]["value"])
-
-
-@pytest.mark.parametrize("vectorized", [True, False])
-def test_draws_with_a_plate_of_particles_or_one_by_one(vectorized):
-    ppca, x = PPCA(4, 2), torch.zeros(5, 4)
-    layout = inspect_pair(ppca.model, ppca.guide, (x,), 3)
-    runs = joint_draws(ppca.model, (x,), 3, layout if vectorized else type(layout)(1, False, True))
-    assert len(runs) == (1 if vectorized else 3)
-    shape = (3, 5) if vectorized else (5,)
-    for run in runs:
-        assert run.latents["z"]["value"].shape == (*shape, 2)
-        assert run.observed["x"]["value"].shape == (*shape, 4)
 
 
 def factor(z, x):

@@ -403,3 +403,15 @@ def test_values_outside_the_support_are_one_line():
             InvalidInput, match=r"^value outside the support in site 'x'; expected values in Bool.*$"
         ):
             objective(model, local_guide, X)
+
+
+def test_a_prior_that_is_masked_out_has_no_closed_form():
+    """Pyro's divergence of a plain from a masked distribution is zero; log q - log 1 is not."""
+
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0).mask(False))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    with pytest.raises(InvalidInput, match="no closed-form divergence in site 'z'"):
+        ELBO(kl="analytic")(model, lambda x: pyro.sample("z", dist.Normal(0.0, 1.0)), X)

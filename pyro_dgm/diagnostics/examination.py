@@ -1,0 +1,113 @@
+"""All diagnostics of one guide together: what each found, what could not be asked, and what to make of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tqdm import tqdm
+
+from pyro_dgm.diagnostics.calibration import Calibration, calibration
+from pyro_dgm.diagnostics.collapse import Collapse, collapse
+from pyro_dgm.diagnostics.importance import Importance, importance
+from pyro_dgm.diagnostics.inference_gap import InferenceGap, inference_gap
+from pyro_dgm.diagnostics.nuts import NutsReference, nuts_reference
+from pyro_dgm.diagnostics.rows import first_rows
+from pyro_dgm.errors import Fault
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What :func:`examine` found; a part that could not be had is None, and ``left_out`` says why.
+
+    Args:
+        importance: weights of all data.
+        gaps: inference gap by part of the data: ``"test"`` and, where training data were given, ``"train"``.
+        calibration: on data that the model simulates.
+        collapse: of all data.
+        nuts: Markov chains for a few data.
+        left_out: reason by name of the part.
+        seconds: time that each part took.
+    """
+
+    importance: Importance | None
+    gaps: Mapping[str, InferenceGap]
+    calibration: Calibration | None
+    collapse: Collapse | None
+    nuts: NutsReference | None
+    left_out: Mapping[str, str]
+    seconds: Mapping[str, float]
+
+
+def examine(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    *batch: Any,
+    train: tuple[Any, ...] | None = None,
+    num_samples: int = 1000,
+    num_gap: int = 200,
+    num_replications: int = 1000,
+    num_nuts: int = 5,
+    progress: bool = False,
+) -> Examination:
+    """Runs every diagnostic that fits the pair.
+
+    What cannot be asked of a pair (the calibration of a guide that does not look at the data, the weights of an
+    implicit model) is left out with the reason; it is no error.
+
+    Args:
+        model: Pyro model, called with the batch.
+        guide: Pyro guide, called with the batch.
+        batch: positional arguments of both; data that the guide was not trained on, best.
+        train: the same of data that it was trained on, to see whether the encoder overfits.
+        num_samples: draws from the guide per datum for the importance weights.
+        num_gap: data for the inference gap and as shapes for the calibration; the first ones.
+        num_replications: simulated data for the calibration; 0 for none.
+        num_nuts: data that are compared with Markov chains; 0 for none.
+        progress: show a progress bar on standard error.
+
+    Example:
+        >>> import torch
+        >>> from pyro_dgm.models import PPCA
+        >>> ppca = PPCA(data_dim=4, latent_dim=2)
+        >>> found = examine(ppca.model, ppca.guide, ppca.model(n=50).detach(), num_samples=100, num_nuts=0)
+        >>> bool(found.importance.usable_as_is.all()), found.collapse.verdict, dict(found.left_out)
+        (True, (), {})
+    """
+    left_out: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    pair = model, guide
+    some = first_rows(batch, num_gap)
+    parts: dict[str, Callable[[], Any]] = {
+        "importance": partial(importance, *pair, *batch, num_samples=num_samples),
+        "gap, test": partial(inference_gap, *pair, *some),
+        "collapse": partial(collapse, *pair, *batch),
+    }
+    if train is not None:
+        parts["gap, train"] = partial(inference_gap, *pair, *first_rows(train, num_gap))
+    if num_replications:
+        parts["calibration"] = partial(calibration, *pair, *some, num_replications=num_replications)
+    if num_nuts:
+        parts["nuts"] = partial(nuts_reference, *pair, *first_rows(batch, num_nuts))
+    found: dict[str, Any] = {}
+    with tqdm(parts.items(), desc="diagnosis", unit="part", disable=None if progress else True) as bar:
+        for name, ask in bar:
+            bar.set_postfix_str(name)
+            start = time.perf_counter()
+            try:
+                found[name] = ask()
+            except (Fault, NotImplementedError) as error:
+                left_out[name] = str(error) or repr(error)
+            seconds[name] = time.perf_counter() - start
+    return Examination(
+        importance=found.get("importance"),
+        gaps={part: found[f"gap, {part}"] for part in ("test", "train") if f"gap, {part}" in found},
+        calibration=found.get("calibration"),
+        collapse=found.get("collapse"),
+        nuts=found.get("nuts"),
+        left_out=left_out,
+        seconds=seconds,
+    )
