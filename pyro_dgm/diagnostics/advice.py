@@ -65,13 +65,17 @@ def advise(found: Examination) -> Advice:
         _of_calibration(found.calibration, notes)
     if "test" in found.gaps:
         _of_gaps(found.gaps["test"], found.gaps.get("train"), notes)
-    if found.nuts is not None:
+    if found.nuts is not None and found.nuts.reliable:
         _of_chains(found.nuts, notes)
     if found.collapse is not None:
         _of_collapse(found.collapse, notes)
     limits = ["A mode that no draw has visited cannot be seen in weights, gaps or bounds."]
     if found.calibration is not None:
         limits.append("Calibration is about data that the model simulates; real data may lie elsewhere.")
+    if found.nuts is not None and not found.nuts.reliable:
+        limits.append(
+            f"The guide is not judged by Markov chains, which need more steps: {'; '.join(found.nuts.reasons)}."
+        )
     limits += [f"Not done: {part}, since {reason}." for part, reason in found.left_out.items()]
     return Advice(
         tuple(notes.trustworthy), tuple(notes.doubtful), tuple(dict.fromkeys(notes.next_steps)), tuple(limits)
@@ -167,10 +171,6 @@ def _of_gaps(test: InferenceGap, train: InferenceGap | None, notes: _Notes) -> N
 
 
 def _of_chains(found: NutsReference, notes: _Notes) -> None:
-    if not found.reliable:
-        notes.doubtful.append(f"The Markov chains themselves: {'; '.join(found.reasons)}.")
-        notes.next_steps.append("Longer chains, before anything is concluded from them.")
-        return
     shift, low, high = (
         float(np.abs(found.mean_error).max()),
         float(found.scale_ratio.min()),

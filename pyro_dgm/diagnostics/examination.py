@@ -18,6 +18,9 @@ from pyro_dgm.diagnostics.nuts import NutsReference, nuts_reference
 from pyro_dgm.diagnostics.rows import first_rows
 from pyro_dgm.errors import Fault
 
+_CHAINS: dict[str, Any] = {"num_samples": 250, "warmup": 150, "num_chains": 8}  # what half a minute allows
+_PARTICLES = 2000  # for the bounds of the gap
+
 
 @dataclass(frozen=True)
 class Examination:
@@ -83,15 +86,18 @@ def examine(
     some = first_rows(batch, num_gap)
     parts: dict[str, Callable[[], Any]] = {
         "importance": partial(importance, *pair, *batch, num_samples=num_samples),
-        "gap, test": partial(inference_gap, *pair, *some),
+        "gap, test": partial(inference_gap, *pair, *some, num_particles=_PARTICLES),
         "collapse": partial(collapse, *pair, *batch),
     }
     if train is not None:
-        parts["gap, train"] = partial(inference_gap, *pair, *first_rows(train, num_gap))
+        # Of training data the amortisation gap matters, which needs no log p(x).
+        parts["gap, train"] = partial(
+            inference_gap, *pair, *first_rows(train, num_gap), num_particles=_PARTICLES, estimator="iwae"
+        )
     if num_replications:
         parts["calibration"] = partial(calibration, *pair, *some, num_replications=num_replications)
     if num_nuts:
-        parts["nuts"] = partial(nuts_reference, *pair, *first_rows(batch, num_nuts))
+        parts["nuts"] = partial(nuts_reference, *pair, *first_rows(batch, num_nuts), **_CHAINS)
     found: dict[str, Any] = {}
     with tqdm(parts.items(), desc="diagnosis", unit="part", disable=None if progress else True) as bar:
         for name, ask in bar:

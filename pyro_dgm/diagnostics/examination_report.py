@@ -228,7 +228,7 @@ def _collapse(found: Collapse, folder: Path) -> Section:
         "How much the latents say about the data. A unit is active if the mean of its posterior has a variance of more "
         "than 0.01 over the data."
     )
-    notes = "\n\n".join(found.notes)
+    notes = "\n\n".join(f"{note[:1].upper()}{note[1:]}." for note in found.notes)
     return Section("Latents in use", f"{text}\n\n{notes}" if notes else text, pictures, tables)
 
 

@@ -40,6 +40,30 @@ def image_grid(images: Tensor, path: Path, *, columns: int = 8) -> None:
     _save_pixels(tiled(as_colours(images, "images"), columns), path)
 
 
+def grids_beside(left: Tensor, right: Tensor, path: Path, *, columns: int = 8) -> None:
+    """Two grids of images, as data and samples, with a grey band between them.
+
+    Args:
+        left: images as in :func:`image_grid`.
+        right: as many images of the same shape.
+        path: the file to write.
+        columns: images to a row of each grid.
+
+    Raises:
+        InvalidInput: the two shapes differ, or are not of images.
+    """
+    _same_shapes(left, right)
+    sheets = [tiled(as_colours(images, "images"), columns) for images in (left, right)]
+    band = sheets[0].new_full((len(sheets[0]), 4 * _GAP, 3), 0.5)
+    _save_pixels(torch.cat([sheets[0], band, sheets[1]], dim=1), path)
+
+
+def _same_shapes(left: Tensor, right: Tensor) -> None:
+    if left.shape != right.shape:
+        found, expected = tuple(right.shape), f"{tuple(left.shape)}"
+        raise InvalidInput("different shapes", where="images at the right", value=found, expected=expected)
+
+
 def reconstruction_grid(data: Tensor, reconstructions: Tensor, path: Path, *, columns: int = 4) -> None:
     """Each datum with its reconstruction at its right, pair beside pair.
 
@@ -52,9 +76,7 @@ def reconstruction_grid(data: Tensor, reconstructions: Tensor, path: Path, *, co
     Raises:
         InvalidInput: the two shapes differ, or are not of images.
     """
-    if data.shape != reconstructions.shape:
-        found, expected = tuple(reconstructions.shape), f"{tuple(data.shape)}"
-        raise InvalidInput("different shapes", where="reconstructions", value=found, expected=expected)
+    _same_shapes(data, reconstructions)
     left, right = as_colours(data, "data"), as_colours(reconstructions, "reconstructions")
     gap = left.new_ones(len(left), left.shape[1], _GAP, 3) * 0.5
     _save_pixels(tiled(torch.cat([left, gap, right], dim=2), columns), path)

@@ -18,7 +18,12 @@ from pyro_dgm.atomic import write_text
 from pyro_dgm.diagnostics.report_style import PAGE, STYLE
 from pyro_dgm.errors import InvalidInput
 
-_MARKS = {"good": ("✓", "good"), "bad": ("✗", "bad"), "unknown": ("?", "not known"), "note": ("→", "note")}
+_MARKS = {
+    "good": ("✓", "trust:"),
+    "bad": ("✗", "doubt:"),
+    "unknown": ("?", "not known:"),
+    "note": ("→", "try next:"),
+}
 _NUMBER = re.compile(
     r"[-+]?(\d[\d.,]*(e[-+]?\d+)? ?%?( (±|\+-) [\d.,]+(e[-+]?\d+)?)?|nan|inf)"
 )  # also "-22.5 ± 0.2"

@@ -13,21 +13,16 @@ from pyro_dgm.diagnostics.advice import Advice, advise
 from pyro_dgm.diagnostics.examination import Examination, examine
 from pyro_dgm.diagnostics.examination_report import examination_sections, findings
 from pyro_dgm.diagnostics.latent_pictures import traversal_grid
-from pyro_dgm.diagnostics.pictures import image_grid, worst_explained
+from pyro_dgm.diagnostics.pictures import grids_beside, worst_explained
 from pyro_dgm.diagnostics.report import Picture, Section, Table, write_report
 from pyro_dgm.errors import Fault
 from pyro_dgm.evaluation.ledger import Ledger, read_ledger
 from pyro_dgm.experiment.run import LEDGER, REPORT, REPORT_PICTURES, Run
-from pyro_dgm.experiment.run_pictures import draw_pictures
+from pyro_dgm.experiment.run_pictures import draw_pictures, draw_samples
 from pyro_dgm.training.options import check_counts
 from pyro_dgm.training.random_state import forked
 
 _NUM_IMAGES = 64
-_CAPTIONS = {
-    "curves": "Loss by epoch, in nats per datum",
-    "samples": "Draws from the model (of images, the means of p(x | z))",
-    "reconstructions": "Test data, each with its reconstruction at its right",
-}
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,7 @@ def _summary(run: Run, found: Examination) -> str:
 def _training(run: Run) -> Section:
     ledger = read_ledger(run.folder / LEDGER) if (run.folder / LEDGER).is_file() else None
     pictures = draw_pictures(run)
-    shown = [Picture(pictures[name], _CAPTIONS[name]) for name in ("curves",) if name in pictures]
+    shown = [Picture(pictures["curves"], "Loss by epoch, in nats per datum")]
     return Section("The run", "", shown, [Table(("", "value"), _facts(run, ledger))])
 
 
@@ -150,11 +145,15 @@ def _pictures(run: Run, test: tuple[Any, ...], found: Examination, folder: Path)
     if len(data.data_shape) not in (2, 3):
         shown = [Picture(drawn["samples"], "Data and draws from the model")] if "samples" in drawn else []
         return [Section("What the model draws", "", shown)] if shown else []
-    image_grid(test[0][:_NUM_IMAGES], folder / "data.png")
-    shown = [Picture(folder / "data.png", "Test data")]
-    shown += [
-        Picture(drawn[name], _CAPTIONS[name]) for name in ("samples", "reconstructions") if name in drawn
-    ]
+    shown = []
+    if "samples" in drawn:
+        path, images = folder / "samples.png", test[0][:_NUM_IMAGES]
+        grids_beside(images.cpu(), draw_samples(program, len(images), mean=True), path)
+        shown.append(Picture(path, "Test data, and at the right draws from the model (means of p(x | z))"))
+    if "reconstructions" in drawn:
+        shown.append(
+            Picture(drawn["reconstructions"], "Test data, each with its reconstruction at its right")
+        )
     sections.append(Section("What the model draws", "", shown))
     moved = folder / "traversals.png"
     some = tuple(field[:500] for field in test)

@@ -18,6 +18,7 @@ from pyro_dgm.evaluation.ledger import read_ledger
 from pyro_dgm.experiment.posterior import summarize
 
 Fault = Callable[..., tuple[int, str]]
+SMALL = ["--num-particles", "50", "--num-gap", "5", "--num-replications", "0", "--num-nuts", "0"]
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_a_diagnosis_is_of_as_many_draws_and_data_as_asked_and_reaches_the_ledge
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = read_ledger(run / "evaluation.json")
-    assert main(["diagnose", str(run), "--num-samples", "30", "--num-data", "7", "--json"]) == 0
+    assert main(["diagnose", str(run), "--num-samples", "30", "--num-data", "7", "--json", *SMALL]) == 0
     printed = json.loads(capsys.readouterr().out)
     idata = arviz.from_netcdf(str(run / "posterior.nc"))
     assert idata.posterior["z"].shape == (1, 30, 7, 2) and printed["posterior"] == str(run / "posterior.nc")
@@ -73,7 +74,7 @@ def test_the_table_is_arviz_s_for_the_first_elements_and_bounded(run: Path) -> N
 
 
 def test_what_is_printed_says_yes_or_why_not(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["diagnose", str(run), "--num-samples", "10"]) == 0
+    assert main(["diagnose", str(run), "--num-samples", "10", *SMALL]) == 0
     out = capsys.readouterr().out
     assert "reliable: no, because k-hat of 100 of 100 could not be estimated from 10 draws" in out
     assert "z, mean of all" in out and "effective sample size" in out
@@ -134,3 +135,56 @@ def test_a_model_without_latents_has_no_posterior_and_says_so(
 def test_no_draws_or_no_data(options: list[str], trained: Path, fault: Fault) -> None:
     code, line = fault("diagnose", trained, *options)
     assert code == 2 and options[0].strip("-").replace("-", "_") in line.replace("-", "_")
+
+
+def test_the_report_has_everything_of_a_run_of_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        "--num-particles",
+        "50",
+        "--num-gap",
+        "20",
+        "--num-replications",
+        "100",
+        "--num-nuts",
+        "1",
+        "--json",
+    ]
+    assert main(["diagnose", str(run), *options]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["report"] == str(run / "report.html")
+    assert set(printed["advice"]) == {"trustworthy", "doubtful", "next_steps", "limits"}
+    text = (run / "report.html").read_text(encoding="utf-8")
+    titles = (
+        "The run",
+        "What the model draws",
+        "What the latents do",
+        "What is explained worst",
+        "Importance weights",
+        "Inference gap",
+        "Calibration on simulated data",
+        "Latents in use",
+        "Against Markov chains",
+    )
+    for title in titles:
+        assert f">{title}</h2>" in text
+    pictures = {path.name for path in (run / "report").iterdir()}
+    assert pictures >= {
+        "k_hat.png",
+        "gap.png",
+        "calibration.png",
+        "nuts.png",
+        "traversals.png",
+        "samples.png",
+    }
+    assert (
+        text.count("data:image/png;base64,") == len(pictures) + 2
+    )  # the curve and reconstructions lie elsewhere
+    # A run that is trained anew has no report yet.
+    assert main(["train", str(run / "config.yaml"), "--out", str(run), "--overwrite", "--quiet"]) == 0
+    assert not (run / "report.html").exists() and not (run / "report").exists()
+
+
+@pytest.mark.parametrize("option", ["--num-particles", "--num-gap"])
+def test_a_report_of_nothing(run: Path, fault: Fault, option: str) -> None:
+    code, line = fault("diagnose", run, option, "0")
+    assert code == 2 and option.strip("-").replace("-", "_") in line

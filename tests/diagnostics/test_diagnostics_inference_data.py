@@ -568,6 +568,7 @@ def conjugate_model(x):
 
 @pytest.fixture(scope="module")
 def chains():
+    dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     pyro.set_rng_seed(0)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
@@ -581,6 +582,7 @@ def chains():
             disable_progbar=True,
         )
         run.run(X)
+    torch.set_default_dtype(dtype)  # a fixture of the module comes before that of tests/conftest.py
     return run
 
 

@@ -132,7 +132,7 @@ def test_a_report_is_well_formed_and_needs_nothing_from_outside(tmp_path, pictur
     assert checked.text["p"] == ["What was done.", "One.", "Two lines.", "Again.", NASTY, NASTY]
     assert checked.text["caption"] == ["Numbers", NASTY]
     assert {"first", "second"} <= set(checked.text["li"])
-    assert checked.text["strong"] == ["good", "bad", "not known", "note"]
+    assert checked.text["strong"] == ["trust:", "doubt:", "not known:", "try next:"]
 
 
 def test_pictures_are_inside_byte_for_byte_with_their_size(tmp_path, picture):

@@ -1,0 +1,153 @@
+"""All diagnostics together: what is left out and why, and the words that go with the numbers."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoNormal
+
+from pyro_dgm.diagnostics.advice import advise
+from pyro_dgm.diagnostics.examination import Examination, examine
+from pyro_dgm.diagnostics.examination_report import examination_sections, report_examination
+from pyro_dgm.models import PPCA
+
+FEW = {"num_samples": 200, "num_gap": 30, "num_replications": 400, "num_nuts": 0}
+
+
+@pytest.fixture
+def ppca():
+    torch.manual_seed(0)
+    return PPCA(4, 2)
+
+
+def guide_of(ppca, *, scale=1.0, shift=0.0):
+    """The exact posterior, made too narrow or moved by some of its standard deviations."""
+
+    def guide(x):
+        exact = ppca.exact_posterior(x)
+        deviation = exact.variance.sqrt()
+        with pyro.plate("data", len(x)):
+            pyro.sample(
+                "z",
+                dist.MultivariateNormal(exact.mean + shift * deviation, scale_tril=scale * exact.scale_tril),
+            )
+
+    return guide
+
+
+def test_nothing_is_held_against_the_exact_posterior(ppca):
+    x = ppca.model(n=100).detach()
+    found = examine(ppca.model, ppca.guide, x, train=(ppca.model(n=40).detach(),), **FEW)
+    assert set(found.gaps) == {"test", "train"} and not found.left_out
+    advice = advise(found)
+    assert advice.doubtful == () and advice.next_steps == ()
+    text = " ".join(advice.trustworthy)
+    for what in ("of 100 of 100 data: k-hat", "own draws", "ranks of 400", "stand-in", "in use"):
+        assert what in text
+
+
+def test_too_narrow_a_guide_is_called_so(ppca):
+    x = ppca.model(n=100).detach()
+    advice = advise(examine(ppca.model, guide_of(ppca, scale=0.5), x, **FEW))
+    doubts = " ".join(advice.doubtful)
+    assert "too narrow" in doubts and "The ELBO as a stand-in for log p(x)" in doubts
+    assert any("too narrow" in step for step in advice.next_steps)
+    assert any(
+        "A better encoder" in step for step in advice.next_steps
+    )  # the family holds the exact posterior
+
+
+def test_weights_are_advised_where_they_repair(ppca):
+    x = ppca.model(n=50).detach()
+    found = examine(ppca.model, guide_of(ppca, shift=0.5), x, **{**FEW, "num_samples": 1000})
+    assert found.importance.reweighted_reliable.mean() > 0.8 and not found.importance.usable_as_is.any()
+    assert any("Use importance weights" in step for step in advise(found).next_steps)
+
+
+def test_a_collapsed_site_is_named_with_its_cure():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(0.0 * z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0 * x, 1.0))
+
+    found = examine(model, guide, torch.randn(60), **{**FEW, "num_replications": 0})
+    advice = advise(found)
+    assert any("'z' has collapsed" in line for line in advice.doubtful)
+    assert any("KL annealing" in step for step in advice.next_steps)
+
+
+def test_an_autoguide_has_no_calibration_and_one_gap():
+    def model(x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    guide, x = AutoNormal(model), torch.randn(20)
+    guide(x)
+    found = examine(model, guide, x, **FEW)
+    assert found.calibration is None and "does not look at the data" in found.left_out["calibration"]
+    assert found.gaps["test"].joint and found.importance.k_hat.shape == ()
+    advice = advise(found)
+    assert any("calibration" in line for line in advice.limits)
+    assert any("of the whole data set" in line for line in advice.trustworthy + advice.doubtful)
+
+
+def test_a_model_without_latents_has_log_p_alone():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    x = torch.randn(30)
+    found = examine(model, lambda x: None, x, **FEW)
+    np.testing.assert_allclose(found.importance.log_p, dist.Normal(0.0, 1.0).log_prob(x), rtol=1e-5)
+    assert set(found.left_out) == {"calibration", "collapse"}
+
+
+def test_parts_that_were_not_asked_for_are_no_limits(ppca):
+    found = examine(ppca.model, ppca.guide, ppca.model(n=30).detach(), **{**FEW, "num_replications": 0})
+    assert found.calibration is None and found.nuts is None and not found.left_out
+    assert not any("Not done" in line for line in advise(found).limits)
+
+
+def test_the_report_has_a_section_for_each_part(ppca, tmp_path):
+    x = ppca.model(n=60).detach()
+    found = examine(ppca.model, guide_of(ppca, scale=0.8), x, **FEW)
+    titles = [section.title for section in examination_sections(found, tmp_path)]
+    assert titles == [
+        "Importance weights",
+        "Inference gap",
+        "Calibration on simulated data",
+        "Latents in use",
+        "How long it took",
+    ]
+    report_examination(found, tmp_path / "report.html", title="A guide")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (
+        ">A guide</h1>" in text and text.count("data:image/png;base64,") == 3
+    )  # a full covariance has no units
+    assert all(math.isfinite(seconds) for seconds in found.seconds.values())
+
+
+def test_chains_are_in_the_report(ppca, tmp_path):
+    x = ppca.model(n=30).detach()
+    found = examine(ppca.model, ppca.guide, x, **{**FEW, "num_nuts": 2, "num_replications": 0})
+    assert found.nuts.mean_error.shape == (2, 2)
+    sections = {section.title: section for section in examination_sections(found, tmp_path)}
+    assert len(sections["Against Markov chains"].tables[0].rows) == 2
+    advice = advise(found)
+    said = advice.trustworthy + advice.doubtful + advice.limits
+    assert any("Markov chains" in line for line in said)
+
+
+def test_nothing_at_all_can_be_said():
+    empty = Examination(None, {}, None, None, None, {"importance": "no weights"}, {})
+    advice = advise(empty)
+    assert not advice.trustworthy and not advice.doubtful
+    assert "Not done: importance, since no weights." in advice.limits
