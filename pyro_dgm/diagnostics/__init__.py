@@ -1,14 +1,12 @@
 """Diagnostics: whether an inference can be trusted, as numbers, pictures, words and arviz's InferenceData."""
 
 from pyro_dgm.diagnostics.advice import Advice, advise
-from pyro_dgm.diagnostics.calibration import Calibration, calibration
-from pyro_dgm.diagnostics.collapse import Collapse, SiteCollapse, collapse
 from pyro_dgm.diagnostics.examination import Examination, examine
 from pyro_dgm.diagnostics.examination_report import report_examination
-from pyro_dgm.diagnostics.gradient_quality import GradientQuality, gradient_quality
-from pyro_dgm.diagnostics.importance import Importance, importance
+from pyro_dgm.diagnostics.gaps import InferenceGap, gap_difference, inference_gap
+from pyro_dgm.diagnostics.gradient_noise import GradientQuality, gradient_quality
+from pyro_dgm.diagnostics.importance_weights import Importance, importance
 from pyro_dgm.diagnostics.inference_data import to_inferencedata
-from pyro_dgm.diagnostics.inference_gap import InferenceGap, gap_difference, inference_gap
 from pyro_dgm.diagnostics.latent_pictures import traversal_grid
 from pyro_dgm.diagnostics.model_comparison import compare_log_p, loo
 from pyro_dgm.diagnostics.netcdf import write_inferencedata
@@ -21,6 +19,8 @@ from pyro_dgm.diagnostics.pictures import (
     training_curve,
     worst_explained,
 )
+from pyro_dgm.diagnostics.posterior_collapse import Collapse, SiteCollapse, collapse
+from pyro_dgm.diagnostics.simulated_calibration import Calibration, calibration
 from pyro_dgm.diagnostics.simulation import Simulation, simulate
 from pyro_dgm.diagnostics.traversals import Traversals, latent_traversals
 from pyro_dgm.diagnostics.verdict import Reliability, reliability

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pyro_dgm.diagnostics.calibration import Calibration
-from pyro_dgm.diagnostics.collapse import Collapse
 from pyro_dgm.diagnostics.examination import Examination
-from pyro_dgm.diagnostics.importance import Importance
-from pyro_dgm.diagnostics.inference_gap import InferenceGap, gap_difference
+from pyro_dgm.diagnostics.gaps import InferenceGap, gap_difference
+from pyro_dgm.diagnostics.importance_weights import Importance
 from pyro_dgm.diagnostics.nuts import NutsReference
+from pyro_dgm.diagnostics.posterior_collapse import Collapse
 from pyro_dgm.diagnostics.psis import k_hat_threshold
+from pyro_dgm.diagnostics.simulated_calibration import Calibration
 
 # A gap below this, in nats per datum, is not worth an effort; one below two standard errors is not shown.
 _SMALL_GAP, _ERRORS = 0.1, 2.0
@@ -119,14 +119,14 @@ def _of_calibration(found: Calibration, notes: _Notes) -> None:
     if found.calibrated:
         notes.trustworthy.append(
             f"Widths and places of the posterior on simulated data: ranks of {len(found.ranks)} replications are "
-            f"uniform (p = {found.p_value:.2g})."
+            f"uniform ({found.said_p_value})."
         )
         return
     marked = [name for name, direction in zip(found.units, found.directions, strict=True) if direction]
     worst = found.directions[found.units.index(found.worst_unit)]
     notes.doubtful.append(
         f"Widths and places of the posterior on simulated data: {len(marked)} of {len(found.units)} units are not "
-        f"calibrated, the worst {found.worst_unit}, which is {worst} (p = {found.p_value:.2g})."
+        f"calibrated, the worst {found.worst_unit}, which is {worst} ({found.said_p_value})."
     )
     if worst == "too narrow":
         notes.next_steps.append(

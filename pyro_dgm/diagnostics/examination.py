@@ -10,12 +10,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pyro_dgm.diagnostics.calibration import Calibration, calibration
-from pyro_dgm.diagnostics.collapse import Collapse, collapse
-from pyro_dgm.diagnostics.importance import Importance, importance
-from pyro_dgm.diagnostics.inference_gap import InferenceGap, inference_gap
+from pyro_dgm.diagnostics.gaps import InferenceGap, inference_gap
+from pyro_dgm.diagnostics.importance_weights import Importance, importance
 from pyro_dgm.diagnostics.nuts import NutsReference, nuts_reference
+from pyro_dgm.diagnostics.posterior_collapse import Collapse, collapse
 from pyro_dgm.diagnostics.rows import first_rows
+from pyro_dgm.diagnostics.simulated_calibration import Calibration, calibration
 from pyro_dgm.errors import Fault
 
 _CHAINS: dict[str, Any] = {"num_samples": 250, "warmup": 150, "num_chains": 8}  # what half a minute allows

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from pyro_dgm.diagnostics.advice import Advice, advise
-from pyro_dgm.diagnostics.calibration import Calibration
-from pyro_dgm.diagnostics.collapse import Collapse
 from pyro_dgm.diagnostics.examination import Examination
-from pyro_dgm.diagnostics.importance import Importance
-from pyro_dgm.diagnostics.inference_gap import InferenceGap, gap_difference
+from pyro_dgm.diagnostics.gaps import InferenceGap, gap_difference
+from pyro_dgm.diagnostics.importance_weights import Importance
 from pyro_dgm.diagnostics.nuts import NutsReference
 from pyro_dgm.diagnostics.plots import calibration_plot, gap_bars, k_hat_plot
+from pyro_dgm.diagnostics.posterior_collapse import Collapse
 from pyro_dgm.diagnostics.psis import k_hat_threshold
 from pyro_dgm.diagnostics.report import Finding, Picture, Section, Table, write_report
+from pyro_dgm.diagnostics.simulated_calibration import Calibration
 from pyro_dgm.diagnostics.unit_plots import Marginal, nuts_comparison_plot, unit_activity_plot
 
 _MOST_ROWS = 12  # of a table of units

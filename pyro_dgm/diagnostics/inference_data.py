@@ -15,7 +15,7 @@ from pyro_dgm.diagnostics.chains import divergences, take_chains
 from pyro_dgm.diagnostics.constant_data import constant_data
 from pyro_dgm.diagnostics.draw_table import OBSERVED, Variable
 from pyro_dgm.diagnostics.draws import Draws, take_draws
-from pyro_dgm.diagnostics.importance import of_draws
+from pyro_dgm.diagnostics.importance_weights import of_draws
 from pyro_dgm.diagnostics.psis import import_arviz
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.traces import prior_of
@@ -48,8 +48,8 @@ def to_inferencedata(
     - ``prior`` and ``prior_predictive``: as many draws from the model alone.
     - ``observed_data``: the observed sites as they are; ``constant_data``: the other arguments of the model.
     - ``sample_stats`` of a guide: ``log_weight``, :math:`\log p(x, z_s) - \log q(z_s \mid x)` in nats; and without
-      chain and draw what :class:`~pyro_dgm.diagnostics.importance.Importance` has (``k_hat``, ``ess``, ``log_p``,
-      ``log_p_standard_error``, ``elbo``, ``shift``, ``stretch``, and the flags ``reweighted_reliable`` and
+      chain and draw what :class:`~pyro_dgm.diagnostics.importance_weights.Importance` has (``k_hat``, ``ess``,
+      ``log_p``, ``log_p_standard_error``, ``elbo``, ``shift``, ``stretch``, and the flags ``reweighted_reliable`` and
       ``usable_as_is``) and ``kl_{site}``, :math:`\mathrm{KL}(q(z \mid x) \,\|\, p(z))` in nats. They are per datum,
       or, if a latent lies outside the plate of the data, of the whole data set.
     - ``sample_stats`` of chains: ``diverging``.

@@ -61,7 +61,7 @@ class _Slot:
 class UnconstrainedModel:
     r"""Densities of a model as functions of :math:`u` with :math:`z = T(u)`, the Jacobian of T counted in.
 
-    T is :func:`torch.distributions.biject_to` of the support of each latent, which may depend on other latents.
+    T is ``torch.distributions.biject_to`` of the support of each latent, which may depend on other latents.
 
     Args:
         model: Pyro model, called with the batch.

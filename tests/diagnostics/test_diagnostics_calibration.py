@@ -10,7 +10,7 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
-from pyro_dgm.diagnostics.calibration import calibration
+from pyro_dgm.diagnostics.simulated_calibration import calibration
 from pyro_dgm.diagnostics.uniformity import ecdf_difference, ecdf_envelope, normal_scores, score_test
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models import PPCA, VAE

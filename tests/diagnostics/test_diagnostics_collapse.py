@@ -9,7 +9,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from torch import nn
 
-from pyro_dgm.diagnostics.collapse import collapse
+from pyro_dgm.diagnostics.posterior_collapse import collapse
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models import PPCA, VAE
 from pyro_dgm.objectives import log_weights

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_dgm.diagnostics.gradient_quality import gradient_quality
+from pyro_dgm.diagnostics.gradient_noise import gradient_quality
 from pyro_dgm.errors import InvalidInput, NonFiniteError
 from pyro_dgm.models import PPCA, VAE
 from pyro_dgm.objectives import ELBO, IWAE, PyroELBO

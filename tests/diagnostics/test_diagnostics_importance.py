@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_dgm.diagnostics.draw_table import Variable
-from pyro_dgm.diagnostics.importance import importance, of_draws
+from pyro_dgm.diagnostics.importance_weights import importance, of_draws
 from pyro_dgm.diagnostics.psis import smooth
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models import PPCA, VAE

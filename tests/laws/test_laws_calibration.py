@@ -15,7 +15,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_dgm.diagnostics import calibration as module
+from pyro_dgm.diagnostics import simulated_calibration as module
 from pyro_dgm.diagnostics.ranking import Ranks, values_of
 from pyro_dgm.diagnostics.simulation import simulate
 from pyro_dgm.diagnostics.uniformity import ScoreTest, score_test

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.distributions import kl_divergence
 
-from pyro_dgm.diagnostics.collapse import collapse
+from pyro_dgm.diagnostics.posterior_collapse import collapse
 from pyro_dgm.models import PPCA
 
 D, L, N = 5, 2, 2000

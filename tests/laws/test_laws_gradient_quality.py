@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.distributions import kl_divergence
 
-from pyro_dgm.diagnostics.gradient_quality import gradient_quality
+from pyro_dgm.diagnostics.gradient_noise import gradient_quality
 from pyro_dgm.models import PPCA
 from pyro_dgm.objectives import ELBO, IWAE, PyroELBO
 from pyro_dgm.program import Program

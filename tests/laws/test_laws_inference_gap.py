@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from pyro_dgm.diagnostics import gap_estimates, local_guide, unconstrained
-from pyro_dgm.diagnostics.inference_gap import inference_gap
+from pyro_dgm.diagnostics.gaps import inference_gap
 from pyro_dgm.models import PPCA
 from pyro_dgm.samplers import annealed_importance_sampling, hmc, temperatures
 
@@ -111,7 +111,7 @@ def selected_on_what_is_reported(model, guide, x, **options):
         ours, theirs = (piece.log_weights(num_particles, seed, by).mean(0) for by in (None, local))
         return found | {"elbo": ours, "best_elbo": np.maximum(ours, theirs)}
 
-    with mock.patch("pyro_dgm.diagnostics.inference_gap.bounds", bounds):
+    with mock.patch("pyro_dgm.diagnostics.gaps.bounds", bounds):
         return gap(model, guide, x, **options)
 
 

@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_dgm.diagnostics.importance import Importance, importance
+from pyro_dgm.diagnostics.importance_weights import Importance, importance
 from tests.posteriordb.models import POSTERIORS
 from tests.posteriordb.variational import GUIDES, contradictions, fit, judge, laplace
 

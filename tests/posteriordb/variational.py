@@ -18,7 +18,7 @@ from pyro.infer.autoguide.initialization import init_to_feasible, init_to_value
 from pyro.infer.mcmc.util import initialize_model
 
 from pyro_dgm.diagnostics.draws import take_draws
-from pyro_dgm.diagnostics.importance import of_draws
+from pyro_dgm.diagnostics.importance_weights import of_draws
 from pyro_dgm.diagnostics.psis import smooth
 
 Z_LIMIT = 4.9

@@ -101,7 +101,7 @@ def gap_difference(train: InferenceGap, test: InferenceGap) -> dict[str, dict[st
         test: gaps on data that it was not.
 
     Returns:
-        Mean and standard error of each quantity, as :meth:`InferenceGap.summary` has them, test minus train.
+        Mean and standard error of each quantity, by the names of the summary, test minus train.
 
     Example:
         >>> import torch

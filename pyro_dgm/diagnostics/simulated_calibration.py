@@ -82,12 +82,17 @@ class Calibration:
         """Whether these replications leave the guide's calibration standing: p-value at least 1 - confidence."""
         return self.p_value >= 1 - self.confidence
 
+    @property
+    def said_p_value(self) -> str:
+        """The p-value as text; one that is no number any more is below 1e-300."""
+        return f"p = {self.p_value:.2g}" if self.p_value > 1e-300 else "p < 1e-300"
+
     def __str__(self) -> str:
         number = f"{len(self.units)} unit{'s' * (len(self.units) > 1)}, {len(self.ranks)} replications"
         if self.calibrated:
-            return f"no sign of miscalibration (p = {self.p_value:.2g}; {number})"
+            return f"no sign of miscalibration ({self.said_p_value}; {number})"
         worst = self.directions[self.units.index(self.worst_unit)]
-        return f"miscalibrated, worst {self.worst_unit}: {worst} (p = {self.p_value:.2g}; {number})"
+        return f"miscalibrated, worst {self.worst_unit}: {worst} ({self.said_p_value}; {number})"
 
 
 @torch.no_grad()
