@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 import pyro_dgm
@@ -33,8 +34,10 @@ def test_files_that_the_readme_names_exist() -> None:
     assert len(names) > 5
 
 
-def test_the_examples_of_the_readme_run() -> None:
-    shorter = {"epochs=100": "epochs=1", "num_particles=5000": "num_particles=20"}
+def test_the_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = "moons.test.x[:20], num_samples=50, num_gap=5, num_replications=50, num_nuts=0)"
+    shorter = {"epochs=100": "epochs=1", "num_particles=5000": "num_particles=20", "moons.test.x)": few}
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
     for block in blocks:
@@ -43,6 +46,7 @@ def test_the_examples_of_the_readme_run() -> None:
         exec(block, names)
     assert names["estimate"].mean < 0  # a probability of binary pixels
     assert names["samples"].shape == (500, 2)
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_the_citation_is_of_this_version() -> None:
