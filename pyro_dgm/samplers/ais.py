@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.samplers.hmc import LogDensity, hmc
+from pyro_dgm.samplers.hamiltonian import LogDensity, hmc
 
 Densities = Callable[[Tensor], tuple[Tensor, Tensor]]
 Transition = Callable[[Tensor, LogDensity, Tensor], tuple[Tensor, Tensor]]
