@@ -216,6 +216,12 @@ def _found(model_trace: Trace) -> dict[tuple[str, str], Found]:
         found["posterior", name] = Found(site["value"], site, site["fn"].event_dim)
     for name, site in observed_sites(model_trace).items():
         log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+        if bool(log_prob.isnan().any()) and bool(torch.as_tensor(site["value"]).isnan().any()):
+            raise InvalidInput(
+                "NaN in the data",
+                where=f"site {name!r}",
+                expected="numbers, or a mask (poutine.mask) where there are none",
+            )
         found["log_likelihood", name] = Found(log_prob, site, 0)
         if not _is_factor(site):
             found[OBSERVED, name] = Found(site["value"], site, site["fn"].event_dim)

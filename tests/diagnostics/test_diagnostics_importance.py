@@ -171,3 +171,25 @@ def test_a_latent_that_the_guide_lacks():
     model, _, x = pair(0.0, 1.0)
     with pytest.raises(InvalidInput, match="latent variable without a guide in site 'z'"):
         importance(model, lambda x: None, x)
+
+
+def test_nan_in_the_data_is_refused_and_masked_nan_is_not():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0).mask(~x.isnan()), obs=x.nan_to_num())
+
+    def raw(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0, validate_args=False), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    x = torch.tensor([0.0, math.nan, 1.0])
+    assert importance(model, guide, x, num_samples=30).log_p.shape == (3,)
+    pyro.enable_validation(False)
+    with pytest.raises(InvalidInput, match="NaN in the data in site 'x'.*mask"):
+        importance(raw, guide, x, num_samples=30)
