@@ -191,6 +191,7 @@ def _of_collapse(found: Collapse, notes: _Notes) -> None:
         what, _, cure = line.partition("; try ")
         notes.doubtful.append(f"{what[:1].upper()}{what[1:]}.")
         notes.next_steps.append(f"{cure[:1].upper()}{cure[1:]}.")
-    if not found.verdict:
-        kl = ", ".join(f"{site.kl:.2f} in {name!r}" for name, site in found.sites.items())
+    local = {name: site for name, site in found.sites.items() if site.kl_per_datum.ndim}
+    if local and not found.verdict:
+        kl = ", ".join(f"{site.kl:.2f} in {name!r}" for name, site in local.items())
         notes.trustworthy.append(f"The latents are in use: KL of {kl}, in nats.")

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from pyro import poutine
 from pyro.infer.mcmc.api import AbstractMCMC
 from torch import Tensor
 
 from pyro_dgm.diagnostics.draw_table import Variable
 from pyro_dgm.diagnostics.draws import Draws, take_draws
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.traces import prior_of
+from pyro_dgm.objectives.inspection import as_found
+from pyro_dgm.objectives.traces import latent_sites, prior_of
 
 
 def take_chains(model: Callable[..., Any], mcmc: AbstractMCMC, batch: tuple[Any, ...]) -> tuple[Draws, int]:
@@ -24,7 +26,7 @@ def take_chains(model: Callable[..., Any], mcmc: AbstractMCMC, batch: tuple[Any,
         batch: positional arguments of the model.
 
     Raises:
-        InvalidInput: a run that has not been made, or keeps no draws.
+        InvalidInput: a run that has not been made, keeps no draws, or has other latents than the model.
     """
     try:
         samples = mcmc.get_samples(group_by_chain=True)
@@ -32,10 +34,34 @@ def take_chains(model: Callable[..., Any], mcmc: AbstractMCMC, batch: tuple[Any,
         raise _no_draws(type(mcmc).__name__) from error
     if not samples:
         raise _no_draws(type(mcmc).__name__)
+    _require_latents(model, samples, batch)
     num_chains = len(next(iter(samples.values())))
     flat: dict[str, Tensor] = {name: values.flatten(0, 1) for name, values in samples.items()}
     num_samples = len(next(iter(flat.values())))
     return take_draws(model, prior_of(model), batch, num_samples, given=flat), num_chains
+
+
+def _require_latents(model: Callable[..., Any], samples: dict[str, Tensor], batch: tuple[Any, ...]) -> None:
+    """The chains must have the latents of the model, all of them and no others."""
+    with as_found():
+        sites = latent_sites(poutine.trace(model).get_trace(*batch))
+    for name, site in sites.items():
+        if name not in samples:
+            raise InvalidInput(
+                "a latent that the chains do not have",
+                where=f"site {name!r}",
+                value=type(site["fn"]).__name__,
+                expected="draws of every latent; NUTS sums out discrete ones",
+                cure="a model in which it is summed out (MixtureSameFamily), or the draws of infer_discrete",
+            )
+    for name in samples:
+        if name not in sites:
+            raise InvalidInput(
+                "draws of a site that the model lacks",
+                where=f"site {name!r}",
+                expected=", ".join(sites),
+                cure="the model that the chains ran on",
+            )
 
 
 def divergences(mcmc: AbstractMCMC, num_chains: int, num_draws: int) -> Variable:

@@ -32,7 +32,9 @@ def constant_data(
         labels = [f"{name}_dim_{number}" for number in range(values.ndim)]
         if values.ndim and dims and sizes.get(dims[0]) == len(values):
             labels[0] = dims[0]
-        found[name] = Variable(values, tuple(labels))
+        # A variable with the name of a dimension would be taken for its coordinates.
+        key = f"{name}_" if name in dims or name in sizes else name
+        found[key] = Variable(values, tuple(labels))
     return found
 
 

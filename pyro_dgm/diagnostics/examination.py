@@ -14,9 +14,10 @@ from pyro_dgm.diagnostics.gaps import InferenceGap, inference_gap
 from pyro_dgm.diagnostics.importance_weights import Importance, importance
 from pyro_dgm.diagnostics.nuts import NutsReference, nuts_reference
 from pyro_dgm.diagnostics.posterior_collapse import Collapse, collapse
-from pyro_dgm.diagnostics.rows import first_rows
+from pyro_dgm.diagnostics.rows import can_cut, take_rows
 from pyro_dgm.diagnostics.simulated_calibration import Calibration, calibration
 from pyro_dgm.errors import Fault
+from pyro_dgm.objectives.inspection import inspect_pair
 
 _CHAINS: dict[str, Any] = {"num_samples": 250, "warmup": 150, "num_chains": 8}  # what half a minute allows
 _PARTICLES = 2000  # for the bounds of the gap
@@ -83,7 +84,8 @@ def examine(
     left_out: dict[str, str] = {}
     seconds: dict[str, float] = {}
     pair = model, guide
-    some = first_rows(batch, num_gap)
+    cut = _cutter(model, guide, batch)
+    some = cut(batch, num_gap)
     parts: dict[str, Callable[[], Any]] = {
         "importance": partial(importance, *pair, *batch, num_samples=num_samples),
         "gap, test": partial(inference_gap, *pair, *some, num_particles=_PARTICLES),
@@ -92,12 +94,12 @@ def examine(
     if train is not None:
         # Of training data the amortisation gap matters, which needs no log p(x).
         parts["gap, train"] = partial(
-            inference_gap, *pair, *first_rows(train, num_gap), num_particles=_PARTICLES, estimator="iwae"
+            inference_gap, *pair, *cut(train, num_gap), num_particles=_PARTICLES, estimator="iwae"
         )
     if num_replications:
         parts["calibration"] = partial(calibration, *pair, *some, num_replications=num_replications)
     if num_nuts:
-        parts["nuts"] = partial(nuts_reference, *pair, *first_rows(batch, num_nuts), **_CHAINS)
+        parts["nuts"] = partial(nuts_reference, *pair, *cut(batch, num_nuts), **_CHAINS)
     found: dict[str, Any] = {}
     with tqdm(parts.items(), desc="diagnosis", unit="part", disable=None if progress else True) as bar:
         for name, ask in bar:
@@ -105,8 +107,12 @@ def examine(
             start = time.perf_counter()
             try:
                 found[name] = ask()
-            except (Fault, NotImplementedError) as error:
-                left_out[name] = str(error) or repr(error)
+            except Fault as fault:
+                left_out[name] = str(fault)
+            except (
+                Exception
+            ) as error:  # the user's own functions may raise anything; the other parts are kept
+                left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
             seconds[name] = time.perf_counter() - start
     return Examination(
         importance=found.get("importance"),
@@ -117,3 +123,14 @@ def examine(
         left_out=left_out,
         seconds=seconds,
     )
+
+
+def _cutter(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...]
+) -> Callable[[tuple[Any, ...], int], tuple[Any, ...]]:
+    """Gives the first data of a batch; all of it where data cannot be taken apart."""
+    try:
+        is_cuttable = can_cut(model, guide, batch, inspect_pair(model, guide, batch))
+    except Exception:  # each part says why it cannot be done
+        is_cuttable = False
+    return lambda fields, count: take_rows(fields, slice(count)) if is_cuttable else fields

@@ -75,7 +75,7 @@ def examination_sections(found: Examination, folder: Path) -> list[Section]:
     sections = []
     if found.importance is not None:
         sections.append(_weights(found.importance, folder))
-    if found.gaps:
+    if "test" in found.gaps:
         sections.append(_gaps(found.gaps["test"], found.gaps.get("train"), folder))
     if found.calibration is not None:
         sections.append(_calibration(found.calibration, folder))

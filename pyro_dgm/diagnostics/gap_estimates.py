@@ -12,7 +12,7 @@ import torch
 
 from pyro_dgm.diagnostics.local_guide import LocalGuide, fit_local_guide
 from pyro_dgm.diagnostics.psis import effective_sample_size, k_hat_threshold, pareto_k
-from pyro_dgm.diagnostics.rows import has_rows
+from pyro_dgm.diagnostics.rows import take_rows
 from pyro_dgm.diagnostics.unconstrained import UnconstrainedModel
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.inspection import as_found
@@ -38,6 +38,7 @@ class Piece:
         batch: positional arguments of both.
         layout: of the pair.
         joint: whether the whole data set counts as one datum.
+        is_cuttable: whether the batch may be taken apart.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Piece:
         layout: Layout,
         *,
         joint: bool,
+        is_cuttable: bool,
     ) -> None:
         self.model, self.guide, self.batch, self.layout, self.joint = model, guide, batch, layout, joint
+        self.is_cuttable = is_cuttable
         with as_found():
             ((model_trace, guide_trace),) = run_pair(model, guide, batch, 1, layout)
         self.plate = None if joint else batch_plate(model_trace)
@@ -95,8 +98,8 @@ class Piece:
 
     def part(self, rows: np.ndarray) -> Piece:
         """The piece of some data alone, where the batch can be cut."""
-        chosen = tuple(field[torch.from_numpy(rows).to(field.device)] for field in self.batch)
-        return Piece(self.model, self.guide, chosen, self.layout, joint=False)
+        chosen = take_rows(self.batch, torch.from_numpy(rows))
+        return Piece(self.model, self.guide, chosen, self.layout, joint=False, is_cuttable=True)
 
 
 def bounds(piece: Piece, *, num_particles: int, steps: int) -> dict[str, np.ndarray]:
@@ -146,7 +149,7 @@ def annealed_log_p(
     piece: Piece, chosen: np.ndarray, *, start: str, ais: Callable[..., AnnealedSamples]
 ) -> tuple[np.ndarray, np.ndarray]:
     """log p(x) of the chosen data and its standard error, by annealed importance sampling."""
-    if piece.joint or not has_rows(piece.batch):
+    if not piece.is_cuttable:
         return tuple(array[chosen] for array in _anneal(piece, start, ais))
     rows = np.flatnonzero(chosen)
     per_run = max(1, _ELEMENTS_PER_PASS * piece.num_data // (_CHAINS * piece.size_of_a_draw))
@@ -159,16 +162,22 @@ def annealed_log_p(
 
 
 def _anneal(piece: Piece, start: str, ais: Callable[..., AnnealedSamples]) -> tuple[np.ndarray, np.ndarray]:
-    unconstrained = piece.annealed(start)
-    log_w = ais(unconstrained.densities, unconstrained.sample).log_weight.double().cpu().numpy()
-    if np.isnan(log_w).any():
+    """log p(x) and its standard error; NaN where a weight is not a number."""
+    try:
+        unconstrained = piece.annealed(start)
+        log_w = ais(unconstrained.densities, unconstrained.sample).log_weight.double().cpu().numpy()
+    except (
+        NotImplementedError,
+        KeyError,
+        RuntimeError,
+    ) as error:  # a prior or a flow that has no sampler or density
         raise InvalidInput(
-            "a log-weight that is not a number",
-            where="annealed importance sampling",
-            value=f"{np.isnan(log_w).any(axis=0).sum()} of {log_w.shape[1]} data",
-            expected="finite densities wherever the start draws",
+            "a model or guide that cannot be annealed",
+            where=f"start={start!r}",
+            value=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            expected="a start that can be sampled and has a density everywhere",
             cure="estimator='iwae'",
-        )
+        ) from error
     return log_mean(log_w)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_dgm.diagnostics.gap_estimates import Piece, annealed_log_p, bounds, failed, new_seed
-from pyro_dgm.diagnostics.rows import has_rows, is_joint
+from pyro_dgm.diagnostics.rows import can_cut, is_joint, num_rows, take_rows
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.inspection import as_found, inspect_pair
 from pyro_dgm.samplers.ais import AnnealedSamples, annealed_importance_sampling
@@ -188,24 +188,24 @@ def inference_gap(
         torch.manual_seed(seed)
         layout = inspect_pair(model, guide, batch, max(num_particles, 2))
         joint = is_joint(model, guide, batch, layout)
-        pieces = [batch]
-        if not joint and has_rows(batch):
-            pieces = [tuple(t[i : i + _ROWS] for t in batch) for i in range(0, len(batch[0]), _ROWS)]
+        pieces, is_cuttable = [batch], not joint and can_cut(model, guide, batch, layout)
+        if is_cuttable:
+            starts = range(0, num_rows(batch) or 0, _ROWS)
+            pieces = [take_rows(batch, slice(start, start + _ROWS)) for start in starts]
         found = []
         for rows in pieces:
-            piece = Piece(model, guide, rows, layout, joint=joint)
+            piece = Piece(model, guide, rows, layout, joint=joint, is_cuttable=is_cuttable)
             if not layout.has_latents:
                 found.append(_exact(piece))
                 continue
-            can_anneal = estimator != "iwae" and _can_anneal(piece, start, required=estimator == "ais")
+            if estimator == "ais":
+                piece.annealed(start)  # whatever it refuses, it refuses before the long search
             gap = bounds(piece, num_particles=num_particles, steps=steps)
             chosen = failed(gap["log_p_standard_error"], gap["k_hat"], num_particles)
             if estimator == "ais":
                 chosen[:] = True
-            if can_anneal and chosen.any():
-                annealed = annealed_log_p(piece, chosen, start=start, ais=ais)
-                gap["log_p"][chosen], gap["log_p_standard_error"][chosen] = annealed
-                gap["estimator"][chosen] = "ais"
+            if estimator != "iwae" and chosen.any():
+                _anneal_chosen(piece, gap, chosen, start=start, ais=ais, required=estimator == "ais")
             found.append(gap)
     joined = {name: np.concatenate([gap[name] for gap in found]) for name in found[0]}
     return InferenceGap(**joined, num_particles=num_particles, joint=joint)
@@ -240,14 +240,34 @@ def _check(batch: tuple[Any, ...], *, num_particles: int, steps: int, estimator:
             )
 
 
-def _can_anneal(piece: Piece, start: str, *, required: bool) -> bool:
+def _anneal_chosen(
+    piece: Piece,
+    gap: dict[str, np.ndarray],
+    chosen: np.ndarray,
+    *,
+    start: str,
+    ais: Callable[..., AnnealedSamples],
+    required: bool,
+) -> None:
+    """Puts annealed estimates in the place of the chosen data's; where there are none, weights stay, or it raises."""
     try:
-        piece.annealed(start)
+        log_p, error = annealed_log_p(piece, chosen, start=start, ais=ais)
     except InvalidInput:
         if required:
             raise
-        return False
-    return True
+        return
+    known = ~np.isnan(log_p)
+    if required and not known.all():
+        raise InvalidInput(
+            "a log-weight that is not a number",
+            where="annealed importance sampling",
+            value=f"{(~known).sum()} of {len(known)} data",
+            expected="finite densities wherever the start draws",
+            cure="estimator='iwae'",
+        )
+    places = np.flatnonzero(chosen)[known]
+    gap["log_p"][places], gap["log_p_standard_error"][places] = log_p[known], error[known]
+    gap["estimator"][places] = "ais"
 
 
 def _exact(piece: Piece) -> dict[str, np.ndarray]:

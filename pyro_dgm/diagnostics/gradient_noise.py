@@ -181,7 +181,9 @@ class _Moments:
 def _quality(moments: _Moments, wanted: _Moments, along: _Moments, mask: Tensor) -> NetworkGradient:
     mean, variance, reference = moments.mean[mask], moments.variance[mask], wanted.mean[mask]
     alive = (mean != 0) | (variance != 0)
-    ratios = mean[alive].abs() / variance[alive].sqrt()
+    # A parameter whose gradient has no noise would make the mean infinite.
+    noisy = variance > 0
+    ratios = mean[noisy].abs() / variance[noisy].sqrt() if noisy.any() else variance.new_tensor([math.inf])
     noise = variance.sum() / moments.count + wanted.variance[mask].sum() / wanted.count
     norm, reference_norm = mean.norm(), reference.norm()
     return NetworkGradient(

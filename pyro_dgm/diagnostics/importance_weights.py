@@ -11,9 +11,9 @@ import numpy as np
 from pyro_dgm.diagnostics.draw_table import Variable
 from pyro_dgm.diagnostics.draws import take_draws
 from pyro_dgm.diagnostics.psis import effective_sample_size, k_hat_threshold, smooth
-from pyro_dgm.diagnostics.rows import first_rows, has_rows, is_joint
+from pyro_dgm.diagnostics.rows import can_cut, num_rows, take_rows
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.inspection import as_found, inspect_pair
+from pyro_dgm.objectives.inspection import inspect_pair
 
 _LARGEST_SHIFT = 0.2  # in standard deviations of the guide
 _LARGEST_STRETCH = 1.25
@@ -72,8 +72,9 @@ def importance(
 ) -> Importance:
     r"""k-hat, effective sample size, log p(x) and the shift of the means, all of one set of draws from the guide.
 
-    Data are taken ``rows`` at a time, so that memory does not grow with their number; where a latent lies outside the
-    plate of the data, all of them together have one weight.
+    Data are taken ``rows`` at a time, so that memory does not grow with their number, where they may be taken apart
+    (:func:`~pyro_dgm.diagnostics.rows.can_cut`). Where a latent lies outside their plate, all of them together have
+    one weight.
 
     Args:
         model: Pyro model, called with a piece of the batch.
@@ -103,8 +104,9 @@ def importance(
         if value < 1:
             raise InvalidInput("too few", where=name, value=value, expected="an integer >= 1")
     pieces = [batch]
-    if has_rows(batch) and len(batch[0]) > rows and not _is_joint(model, guide, batch):
-        pieces = [tuple(t[start : start + rows] for t in batch) for start in range(0, len(batch[0]), rows)]
+    size = num_rows(batch) or 0
+    if size > rows and can_cut(model, guide, batch, inspect_pair(model, guide, batch)):
+        pieces = [take_rows(batch, slice(start, start + rows)) for start in range(0, size, rows)]
     found = []
     for piece in pieces:
         draws = take_draws(model, guide, piece, num_samples, predicts=False)
@@ -159,10 +161,3 @@ def _changes(draws: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nda
         shift = np.where(deviation > 0, np.abs(moved) / deviation, 0.0)
         stretch = np.where(deviation > 0, np.maximum(spread / deviation, deviation / spread), 1.0)
     return shift.max(axis=-1), stretch.max(axis=-1)
-
-
-def _is_joint(model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...]) -> bool:
-    """Whether the weights are of the whole data set, found out on two data."""
-    piece = first_rows(batch, 2)
-    with as_found():
-        return is_joint(model, guide, piece, inspect_pair(model, guide, piece))

@@ -141,8 +141,13 @@ def _prior(
     predicts = not posterior.without_predictions
     try:
         draws = take_draws(model, prior_of(model), batch, posterior.num_samples, predicts=predicts)
-    except NotImplementedError as error:
-        warnings.warn(f"no draws from the prior, which cannot be sampled: {error!r}", stacklevel=3)
+    except (
+        NotImplementedError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # improper, or so wide that a scale is infinite
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(f"no draws from the prior, which cannot be sampled: {reason}", stacklevel=3)
         return {}
     names = {"posterior": "prior", "posterior_predictive": "prior_predictive"}
     found = [(name, draws.groups[group]) for group, name in names.items() if group in draws.groups]

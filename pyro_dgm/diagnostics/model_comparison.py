@@ -121,7 +121,11 @@ def _log_p(name: str, idata: InferenceData) -> np.ndarray:
 
 def _is_same_data(left: InferenceData, right: InferenceData) -> bool:
     a, b = left["observed_data"], right["observed_data"]
-    return set(a) == set(b) and all(np.array_equal(a[name].values, b[name].values) for name in a)
+    return set(a) == set(b) and all(_is_equal(a[name].values, b[name].values) for name in a)
+
+
+def _is_equal(left: np.ndarray, right: np.ndarray) -> bool:
+    return np.array_equal(left, right, equal_nan=left.dtype.kind == "f")
 
 
 def _standard_error(values: np.ndarray) -> float:

@@ -129,7 +129,12 @@ def explain_nonfinite(
     with as_found(), _store_as_found(), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         recording = _record(model, guide, batch, objective)
-        return _explain(recording, batch)
+        explanation = _explain(recording, batch)
+        has_graph = isinstance(recording.loss, Tensor) and recording.loss.requires_grad
+        if explanation is None and isinstance(objective, PyroELBO) and not has_graph:
+            # Some of Pyro's objects run backward themselves and have no graph: the densities have one.
+            explanation = _explain(_record(model, guide, batch, None), batch)
+        return explanation
 
 
 def _record(

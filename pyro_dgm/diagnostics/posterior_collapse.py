@@ -138,7 +138,7 @@ def collapse(
         whole = aggregated_posterior(model, guide, batch, num_samples, layout)
         activity = _activity(guide, batch)
     sites = {
-        name: _site(divergence, activity.get(name), whole.moments.get(name))
+        name: _site(divergence, activity.get(name) if divergence.is_local else None, whole.moments.get(name))
         for name, divergence in divergences.items()
     }
     return Collapse(

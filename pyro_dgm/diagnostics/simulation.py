@@ -99,7 +99,12 @@ class Simulator:
     """
 
     def __init__(self, model: Callable[..., Any], batch: tuple[Any, ...]) -> None:
-        self.model, self.batch = model, tuple(batch)
+        # Elements that share memory (an expanded tensor) could not be replaced one by one.
+        self.model = model
+        self.batch = tuple(
+            field.contiguous() if isinstance(field, Tensor) and 0 in field.stride() else field
+            for field in batch
+        )
         with as_found(), torch.no_grad():
             draws, values = _run(model, self.batch)
             self.arguments = DataArguments(self.batch, values)

@@ -103,25 +103,19 @@ def latent_traversals(
             raise InvalidInput("no latent to traverse", where="guide", expected=expected)
         offsets = torch.linspace(-width, width, num_steps)
         values = {name: site["value"] for name, site in latent_sites(trace).items()}
-        for name, site in sites.items():  # every datum becomes this one
-            rows = _rows(site["value"], site, plate)
-            values[name] = _unrows(rows[datum].expand_as(rows), site, plate)
-        same = torch.full((plate.size,), datum)
-        batch = tuple(f[same.to(f.device)] if _has_rows(f, plate.size) else f for f in batch)
         means: dict[tuple[int, int], Tensor] = {}
         for name in dict.fromkeys(one[1] for one in moved):
             cells = [(u, t) for u, one in enumerate(moved) if one[1] == name for t in range(num_steps)]
-            for start in range(0, len(cells), plate.size):
-                piece = cells[start : start + plate.size]
+            for u, t in cells:
+                # In the row of that very datum, which may have covariates that no argument holds.
                 rows = _rows(values[name], sites[name], plate).clone()
-                for row, (u, t) in enumerate(piece):
-                    rows[row, moved[u][2]] += offsets[t] * moved[u][3]
+                rows[datum, moved[u][2]] += offsets[t] * moved[u][3]
                 there = {**values, name: _unrows(rows, sites[name], plate)}
                 with _Moved(there, name, plate):
                     found = poutine.trace(model).get_trace(*batch).nodes[shown]
                 mean = _mean(found["fn"])
                 mean = _plate_first(found["fn"].sample() if mean is None else mean, found, plate)
-                means |= {cell: mean[row].cpu() for row, cell in enumerate(piece)}
+                means[u, t] = mean[datum].cpu()
     stacked = torch.stack([means[u, t] for u in range(len(moved)) for t in range(num_steps)])
     return Traversals(
         stacked.reshape(len(moved), num_steps, *stacked.shape[1:]).numpy(),
@@ -193,10 +187,6 @@ def _unrows(rows: Tensor, site: Site, plate: Any) -> Tensor:
     shape = list(site["fn"].shape())
     size = shape.pop(plate.dim - site["fn"].event_dim)
     return rows.reshape(size, *shape).movedim(0, plate.dim - site["fn"].event_dim)
-
-
-def _has_rows(field: Any, size: int) -> bool:
-    return isinstance(field, Tensor) and field.dim() > 0 and len(field) == size
 
 
 def _shown(sites: dict[str, Site], name: str | None, plate: Any) -> str:

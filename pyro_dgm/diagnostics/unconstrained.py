@@ -37,11 +37,13 @@ class _Slot:
         first: index of its first element.
         shape: of its unconstrained value for one chain, the dimension of the data moved to the front.
         data_dim: the place of that dimension; None where the whole data set is one problem.
+        dtype: of the latent; the vector has that of the most precise one.
     """
 
     first: int
     shape: tuple[int, ...]
     data_dim: int | None
+    dtype: torch.dtype
 
     @property
     def size(self) -> int:
@@ -49,7 +51,7 @@ class _Slot:
 
     def unpack(self, z: Tensor) -> Tensor:
         """Part of z (chains, batch, dim) as the site has it, (chains, *shape)."""
-        value = z[..., self.first : self.first + self.size].reshape(len(z), *self.shape)
+        value = z[..., self.first : self.first + self.size].reshape(len(z), *self.shape).to(self.dtype)
         return value[:, 0] if self.data_dim is None else value.movedim(1, 1 + self.data_dim)
 
     def pack(self, value: Tensor) -> Tensor:
@@ -112,7 +114,9 @@ class UnconstrainedModel:
         start = prior_of(self.model) if self.start is None else self.start
         # A single draw has no dimension of particles.
         num = max(num, 2) if self.layout.vectorized else num
-        return run_pair(self.model, start, self.batch, num, self.layout)
+        # Not validated, as below: a draw from the prior may be one that the likelihood rules out.
+        with pyro.validation_enabled(False):
+            return run_pair(self.model, start, self.batch, num, self.layout)
 
     def _lay_out(self, trace: Trace) -> Iterator[tuple[str, _Slot]]:
         plate = None if self.joint else batch_plate(trace)
@@ -129,7 +133,7 @@ class UnconstrainedModel:
             value = self._value(site)[0]
             data_dim = len(site["fn"].batch_shape) - self.layout.vectorized + plate.dim if plate else None
             moved = value[None] if data_dim is None else value.movedim(data_dim, 0)
-            yield name, _Slot(first, tuple(moved.shape), data_dim)
+            yield name, _Slot(first, tuple(moved.shape), data_dim, value.dtype)
             first += moved[0].numel()
 
     def _value(self, site: Site) -> Tensor:

@@ -45,14 +45,28 @@ def require_particles(num_particles: int) -> int:
 
 
 def sample_sites(trace: Trace) -> dict[str, Site]:
-    """Sample sites of a trace that carry a density: neither subsampling nor ``pyro.deterministic``."""
+    """Sample sites of a trace that carry a density: neither subsampling nor what is computed from other sites.
+
+    Computed are ``pyro.deterministic`` sites, and those that ``poutine.reparam`` has made of a latent.
+    """
     return {
         name: site
         for name, site in trace.nodes.items()
-        if site["type"] == "sample"
-        and not site_is_subsample(site)
-        and not site["infer"].get("_deterministic", False)
+        if site["type"] == "sample" and not site_is_subsample(site) and not _is_computed(site)
     }
+
+
+def _is_computed(site: Site) -> bool:
+    if site["infer"].get("_deterministic", False):
+        return True
+    # Pyro's reparameterisations leave a Delta, masked out, that observes its own value.
+    return (
+        bool(site["is_observed"]) and is_point(site) and any(_is_masked_out(layer) for layer in _layers(site))
+    )
+
+
+def _is_masked_out(layer: Any) -> bool:
+    return isinstance(layer, pyro.distributions.MaskedDistribution) and layer._mask is False
 
 
 def observed_sites(model_trace: Trace) -> dict[str, Site]:

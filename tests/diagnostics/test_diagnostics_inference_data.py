@@ -648,3 +648,48 @@ def test_divergences_without_a_closed_form_are_means_over_draws(passes):
     w = torch.tensor(idata.posterior["w"].values[0])
     terms = dist.StudentT(5.0).log_prob(w) - dist.Normal(0.0, 1.0).log_prob(w)
     assert float(idata.sample_stats["kl_w"]) == pytest.approx(terms.sum(-1).mean().item(), rel=1e-12)
+
+
+def test_reparameterised_latents():
+    """``poutine.reparam`` leaves a Delta that observes itself where the latent was: it is no data."""
+    from pyro.infer.reparam import LocScaleReparam
+
+    def schools(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+        with pyro.plate("schools", len(y)):
+            theta = pyro.sample("theta", dist.Normal(mu, 2.0))
+            pyro.sample("y", dist.Normal(theta, 10.0), obs=y)
+
+    model = poutine.reparam(schools, config={"theta": LocScaleReparam(0.0)})
+    guide = AutoNormal(model)
+    guide(X)
+    idata = to_inferencedata(model, guide, X, num_samples=50)
+    assert set(idata.posterior) == {"mu", "theta_decentered"} and set(idata.observed_data) == {"y"}
+
+
+def test_chains_that_summed_a_latent_out_are_refused_by_its_name():
+    def mixture(x):
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + 4 * k, 1.0), obs=x)
+
+    run = pyro.infer.MCMC(pyro.infer.NUTS(mixture), num_samples=10, warmup_steps=10, disable_progbar=True)
+    run.run(X)
+    with pytest.raises(InvalidInput, match="a latent that the chains do not have in site 'k'"):
+        to_inferencedata(mixture, run, X)
+    with pytest.raises(InvalidInput, match="draws of a site that the model lacks in site 'z'"):
+        to_inferencedata(
+            lambda x: pyro.sample("x", dist.Normal(torch.zeros(4), 1.0).to_event(1), obs=x), run, X
+        )
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_prior_too_wide_to_be_sampled_leaves_the_posterior():
+    def model(y):
+        log_scale = pyro.sample("log_scale", dist.Normal(0.0, 1e6))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(0.0, log_scale.exp()), obs=y)
+
+    idata = to_inferencedata(model, lambda y: pyro.sample("log_scale", dist.Normal(0.0, 0.3)), X)
+    assert "posterior" in idata.groups() and "prior" not in idata.groups()
