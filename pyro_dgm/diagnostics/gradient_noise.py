@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_dgm.diagnostics.parameter_groups import indices_of, parameters_of
+from pyro_dgm.diagnostics.rows import require_data
 from pyro_dgm.errors import InvalidInput, NonFiniteError
 from pyro_dgm.objectives.inspection import as_found
 
@@ -116,6 +117,7 @@ def gradient_quality(
         2018.
     """
     reference_repeats = num_repeats if reference_repeats is None else reference_repeats
+    require_data(batch)
     for name, value, least in (("num_repeats", num_repeats, 4), ("reference_repeats", reference_repeats, 2)):
         if value < least:
             raise InvalidInput(

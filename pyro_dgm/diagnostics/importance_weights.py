@@ -11,7 +11,7 @@ import numpy as np
 from pyro_dgm.diagnostics.draw_table import Variable
 from pyro_dgm.diagnostics.draws import take_draws
 from pyro_dgm.diagnostics.psis import effective_sample_size, k_hat_threshold, smooth
-from pyro_dgm.diagnostics.rows import can_cut, num_rows, take_rows
+from pyro_dgm.diagnostics.rows import can_cut, num_rows, require_data, take_rows
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.inspection import inspect_pair
 
@@ -104,6 +104,7 @@ def importance(
         if value < 1:
             raise InvalidInput("too few", where=name, value=value, expected="an integer >= 1")
     pieces = [batch]
+    require_data(batch)
     size = num_rows(batch) or 0
     if size > rows and can_cut(model, guide, batch, inspect_pair(model, guide, batch)):
         pieces = [take_rows(batch, slice(start, start + rows)) for start in range(0, size, rows)]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pyro.infer.mcmc.api import AbstractMCMC
-from torch import Tensor
 
 from pyro_dgm.diagnostics.chains import divergences, take_chains
 from pyro_dgm.diagnostics.constant_data import constant_data
@@ -17,6 +16,7 @@ from pyro_dgm.diagnostics.draw_table import OBSERVED, Variable
 from pyro_dgm.diagnostics.draws import Draws, take_draws
 from pyro_dgm.diagnostics.importance_weights import of_draws
 from pyro_dgm.diagnostics.psis import import_arviz
+from pyro_dgm.diagnostics.rows import require_data
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.traces import prior_of
 
@@ -89,8 +89,7 @@ def to_inferencedata(
         raise InvalidInput(
             "no draws", where="num_samples", value=num_samples, expected="an integer >= 1", cure="200"
         )
-    if any(isinstance(field, Tensor) and 0 in field.shape for field in batch):
-        raise InvalidInput("no data", where="batch", expected="at least one datum")
+    require_data(batch)
     arviz = import_arviz()
     num_chains = 1
     stats: dict[str, Variable] = {}

@@ -17,6 +17,7 @@ from pyro_dgm.diagnostics.draw_table import plate_dim
 from pyro_dgm.diagnostics.nuts_chains import frozen_parameters, is_sampled, run_chains
 from pyro_dgm.diagnostics.psis import import_arviz
 from pyro_dgm.diagnostics.ranking import Units, buffers_as_found, guide_draws, plate_of_replications
+from pyro_dgm.diagnostics.rows import require_data
 from pyro_dgm.diagnostics.sliced import sliced_wasserstein
 from pyro_dgm.diagnostics.verdict import reliability
 from pyro_dgm.errors import InvalidInput
@@ -120,6 +121,7 @@ def nuts_reference(
     ):
         if value < fewest:
             raise InvalidInput("too few", where=name, value=value, expected=f"an integer >= {fewest}")
+    require_data(batch)
     with as_found(), torch.no_grad():
         trace = poutine.trace(model).get_trace(*batch)
         in_guide = latent_sites(poutine.trace(guide).get_trace(*batch))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_dgm.diagnostics.aggregated_posterior import aggregated_posterior
 from pyro_dgm.diagnostics.draw_table import as_numpy
+from pyro_dgm.diagnostics.rows import require_data
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.evaluation.activity import ACTIVE_UNIT, unit_activity
 from pyro_dgm.objectives.divergence import (
@@ -126,6 +127,7 @@ def collapse(
         Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016.
     """
     require_particles(num_samples)
+    require_data(batch)
     seed = int(torch.randint(2**62, ()))  # follows the global seed, and a second call draws anew
     with as_found():
         torch.manual_seed(seed)

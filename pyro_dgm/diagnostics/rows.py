@@ -15,6 +15,12 @@ from pyro_dgm.objectives.traces import Given, Layout, Site, run_pair, sample_sit
 from pyro_dgm.objectives.weights import batch_plate, log_weights, weigh
 
 
+def require_data(batch: tuple[Any, ...]) -> None:
+    """Raises InvalidInput for a batch without data."""
+    if any(isinstance(field, Tensor) and 0 in field.shape for field in batch):
+        raise InvalidInput("no data", where="batch", expected="at least one datum")
+
+
 def num_rows(batch: tuple[Any, ...]) -> int | None:
     """Length that all tensors of a batch have; None where there is none, or an array that is no tensor."""
     lengths = {len(field) for field in batch if isinstance(field, Tensor) and field.dim()}

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from pyro import poutine
-from torch import Tensor
 
 from pyro_dgm.diagnostics.ranking import (
     Ranks,
@@ -20,6 +19,7 @@ from pyro_dgm.diagnostics.ranking import (
     require_amortised,
     values_of,
 )
+from pyro_dgm.diagnostics.rows import require_data
 from pyro_dgm.diagnostics.simulation import Simulator
 from pyro_dgm.diagnostics.uniformity import ecdf_difference, ecdf_envelope, normal_scores, score_test
 from pyro_dgm.errors import InvalidInput
@@ -160,8 +160,7 @@ def calibration(
             raise InvalidInput("too few", where=name, value=value, expected=f"an integer >= {fewest}")
     if not 0 < confidence < 1:
         raise InvalidInput("no probability", where="confidence", value=confidence, expected="0 < number < 1")
-    if any(isinstance(field, Tensor) and 0 in field.shape for field in batch):
-        raise InvalidInput("no data", where="batch", expected="at least one datum")
+    require_data(batch)
     layout = inspect_pair(model, guide, batch, num_samples)
     if not layout.has_latents:
         raise InvalidInput("no latent variables", where="guide", expected="at least one latent site")

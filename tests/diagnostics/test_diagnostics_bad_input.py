@@ -1,0 +1,108 @@
+"""Every tool says in one line what is wrong with a pair or its data, and names the site."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_dgm.diagnostics import (
+    calibration,
+    collapse,
+    gradient_quality,
+    importance,
+    inference_gap,
+    nuts_reference,
+    to_inferencedata,
+)
+from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives import ELBO
+
+X = torch.tensor([0.3, -1.2, 2.0, 0.7])
+TOOLS = {
+    "calibration": calibration,
+    "collapse": collapse,
+    "gradient_quality": lambda *pair: gradient_quality(*pair, objective=ELBO(), num_repeats=4),
+    "importance": importance,
+    "inference_gap": inference_gap,
+    "nuts_reference": nuts_reference,
+    "to_inferencedata": to_inferencedata,
+}
+
+
+def model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(pyro.param("prior", torch.zeros(())), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0, validate_args=False), obs=x)
+
+
+def mixture(x):
+    with pyro.plate("data", len(x)):
+        k = pyro.sample("k", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+        z = pyro.sample("z", dist.Normal(k, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.5 * x, pyro.param("scale", torch.ones(())), validate_args=False))
+
+
+def guide_of_more(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.5 * x, pyro.param("scale", torch.ones(()))))
+        pyro.sample("other", dist.Normal(0.0, 1.0))
+
+
+def nothing(x):
+    pass
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_latent_that_the_guide_lacks(tool):
+    with pytest.raises(InvalidInput, match="site 'z'"):
+        TOOLS[tool](model, nothing, X)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_site_that_the_model_lacks(tool):
+    with pytest.raises(InvalidInput, match="guide site that the model lacks in site 'other'.*try infer"):
+        TOOLS[tool](model, guide_of_more, X)
+
+
+@pytest.mark.parametrize("tool", set(TOOLS) - {"nuts_reference"})  # which sums it out
+def test_a_discrete_latent_that_is_left_to_enumeration(tool):
+    with pytest.raises(InvalidInput, match="latent variable without a guide in site 'k'"):
+        TOOLS[tool](mixture, guide, X)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_no_data(tool):
+    with pytest.raises(InvalidInput):
+        TOOLS[tool](model, guide, torch.zeros(0))
+
+
+COUNTS = {
+    "calibration": ("num_samples", "num_replications"),
+    "collapse": ("num_samples",),
+    "importance": ("num_samples", "rows"),
+    "inference_gap": ("num_particles", "steps"),
+    "nuts_reference": ("num_samples", "warmup", "num_chains"),
+    "to_inferencedata": ("num_samples",),
+}
+
+
+@pytest.mark.parametrize(
+    ("tool", "count"), [(tool, count) for tool, counts in COUNTS.items() for count in counts]
+)
+def test_none_of_something(tool, count):
+    with pytest.raises(InvalidInput, match=r"0; expected an integer >= \d+"):
+        TOOLS[tool](model, guide, X, **{count: 0})
+
+
+@pytest.mark.parametrize("tool", ["importance", "inference_gap", "to_inferencedata"])
+def test_nan_in_the_data(tool):
+    pyro.enable_validation(False)
+    with pytest.raises(InvalidInput, match="NaN in the data"):
+        TOOLS[tool](model, guide, torch.tensor([0.0, math.nan, 1.0]))
