@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from pyro import poutine
 from pyro.infer.mcmc.api import AbstractMCMC
 
 from pyro_dgm.diagnostics.chains import divergences, take_chains
@@ -18,7 +20,8 @@ from pyro_dgm.diagnostics.importance_weights import of_draws
 from pyro_dgm.diagnostics.psis import import_arviz
 from pyro_dgm.diagnostics.rows import require_data
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.traces import prior_of
+from pyro_dgm.objectives.inspection import as_found
+from pyro_dgm.objectives.traces import is_masked_out, latent_sites, prior_of
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -139,6 +142,11 @@ def _prior(
 ) -> dict[str, Any]:
     predicts = not posterior.without_predictions
     try:
+        with as_found(), torch.no_grad():
+            sites = latent_sites(poutine.trace(model).get_trace(*batch))
+        if flat := [name for name, site in sites.items() if is_masked_out(site)]:
+            warnings.warn(f"no draws from the prior, which has no density at site {flat[0]!r}", stacklevel=3)
+            return {}
         draws = take_draws(model, prior_of(model), batch, posterior.num_samples, predicts=predicts)
     except (
         NotImplementedError,

@@ -151,7 +151,9 @@ def closed_form(q: Site, p: Site) -> Tensor:
         # Pyro takes a mask of one of the two (a flat prior, masked out) for a mask of both.
         if not is_same(_mask(q["fn"]), _mask(p["fn"])):
             raise NotImplementedError
-        return kl_divergence(q["fn"], p["fn"])
+        divergence: Any = kl_divergence(q["fn"], p["fn"])
+        # Where both are masked out it is a plain number.
+        return divergence if isinstance(divergence, Tensor) else torch.zeros(q["fn"].batch_shape)
     except NotImplementedError:
         raise InvalidInput(
             "no closed-form divergence",

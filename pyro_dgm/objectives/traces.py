@@ -60,13 +60,13 @@ def _is_computed(site: Site) -> bool:
     if site["infer"].get("_deterministic", False):
         return True
     # Pyro's reparameterisations leave a Delta, masked out, that observes its own value.
-    return (
-        bool(site["is_observed"]) and is_point(site) and any(_is_masked_out(layer) for layer in _layers(site))
-    )
+    return bool(site["is_observed"]) and is_point(site) and is_masked_out(site)
 
 
-def _is_masked_out(layer: Any) -> bool:
-    return isinstance(layer, pyro.distributions.MaskedDistribution) and layer._mask is False
+def is_masked_out(site: Site) -> bool:
+    """Whether a site has a distribution without a density (``fn.mask(False)``), as flat priors are written."""
+    masked = pyro.distributions.MaskedDistribution
+    return any(isinstance(layer, masked) and layer._mask is False for layer in _layers(site))
 
 
 def observed_sites(model_trace: Trace) -> dict[str, Site]:

@@ -693,3 +693,21 @@ def test_a_prior_too_wide_to_be_sampled_leaves_the_posterior():
 
     idata = to_inferencedata(model, lambda y: pyro.sample("log_scale", dist.Normal(0.0, 0.3)), X)
     assert "posterior" in idata.groups() and "prior" not in idata.groups()
+
+
+def test_a_flat_prior_is_not_drawn_from():
+    """It is written as a proper distribution without density, whose draws say nothing."""
+
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0).mask(False))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    with pytest.warns(UserWarning, match="no draws from the prior, which has no density at site 'mu'"):
+        idata = to_inferencedata(
+            model, lambda y: pyro.sample("mu", dist.Normal(y.mean(), 0.5)), X, num_samples=50
+        )
+    assert "prior" not in idata.groups()
+    assert float(idata.sample_stats["log_p"]) == pytest.approx(
+        float(dist.Normal(X.mean(), 1.0).log_prob(X).sum()) + 0.5 * math.log(2 * math.pi / 4), abs=1e-9
+    )

@@ -18,6 +18,7 @@ az = import_arviz()
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:num_chains=:UserWarning"),
+    pytest.mark.filterwarnings("ignore:no draws from the prior:UserWarning"),  # flat ones
 ]
 QUICK = ("sblri-blr",)
 
