@@ -13,8 +13,9 @@ from torch import Tensor
 from pyro_dgm.diagnostics.draw_table import Variable
 from pyro_dgm.diagnostics.draws import Draws, take_draws
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import as_found
-from pyro_dgm.objectives.traces import latent_sites, prior_of
+from pyro_dgm.objectives.traces import is_finite, latent_sites, prior_of
 
 
 def take_chains(model: Callable[..., Any], mcmc: AbstractMCMC, batch: tuple[Any, ...]) -> tuple[Draws, int]:
@@ -34,25 +35,28 @@ def take_chains(model: Callable[..., Any], mcmc: AbstractMCMC, batch: tuple[Any,
         raise _no_draws(type(mcmc).__name__) from error
     if not samples:
         raise _no_draws(type(mcmc).__name__)
-    _require_latents(model, samples, batch)
+    missing = _missing(model, samples, batch)
+    drawn = poutine.block(prior_of(model), hide=missing)
+    guide = complete_guide(model, drawn, batch, all_finite=True) if missing else drawn
     num_chains = len(next(iter(samples.values())))
     flat: dict[str, Tensor] = {name: values.flatten(0, 1) for name, values in samples.items()}
     num_samples = len(next(iter(flat.values())))
-    return take_draws(model, prior_of(model), batch, num_samples, given=flat), num_chains
+    return take_draws(model, guide, batch, num_samples, given=flat), num_chains
 
 
-def _require_latents(model: Callable[..., Any], samples: dict[str, Tensor], batch: tuple[Any, ...]) -> None:
-    """The chains must have the latents of the model, all of them and no others."""
+def _missing(model: Callable[..., Any], samples: dict[str, Tensor], batch: tuple[Any, ...]) -> list[str]:
+    """Discrete latents that the chains have summed out; all others they must have, and no more."""
     with as_found():
         sites = latent_sites(poutine.trace(model).get_trace(*batch))
-    for name, site in sites.items():
-        if name not in samples:
+    missing = [name for name in sites if name not in samples]
+    for name in missing:
+        if not is_finite(sites[name]):
             raise InvalidInput(
                 "a latent that the chains do not have",
                 where=f"site {name!r}",
-                value=type(site["fn"]).__name__,
-                expected="draws of every latent; NUTS sums out discrete ones",
-                cure="a model in which it is summed out (MixtureSameFamily), or the draws of infer_discrete",
+                value=type(sites[name]["fn"]).__name__,
+                expected="draws of every latent but those of finitely many values, which NUTS sums out",
+                cure="the model that the chains ran on",
             )
     for name in samples:
         if name not in sites:
@@ -62,6 +66,7 @@ def _require_latents(model: Callable[..., Any], samples: dict[str, Tensor], batc
                 expected=", ".join(sites),
                 cure="the model that the chains ran on",
             )
+    return missing
 
 
 def divergences(mcmc: AbstractMCMC, num_chains: int, num_draws: int) -> Variable:

@@ -52,7 +52,7 @@ class Draws:
             ``observed_data``.
         log_weight: log p(x, z) - log q(z | x) of these draws, per datum or of the whole data set.
         divergences: KL(q(z | x) || p(z)) in nats of each latent site, averaged over the draws, per datum or of the
-            whole data set; none for latents that were given.
+            whole data set; none for latents that were given, or where weights alone were asked for.
         without_predictions: why there are none, where the model cannot be sampled.
     """
 
@@ -97,7 +97,7 @@ def take_draws(
         guide: Pyro guide, called with the batch.
         batch: positional arguments of both.
         num_samples: number of draws, at least 1.
-        predicts: whether to draw predictions.
+        predicts: whether to draw predictions and to compute divergences, which weights alone do not need.
         given: values (draws, ...) of latent sites in place of the guide's.
 
     Raises:
@@ -120,7 +120,7 @@ def take_draws(
             runs = run_pair(model, guide, batch, count, layout)
         weights.add(runs, layout, count)
         for model_trace, guide_trace in runs:
-            if not given:
+            if predicts and not given:
                 divergences.add(model_trace, guide_trace)
             rows.add(model_trace)
     model_trace = runs[0][0]

@@ -17,6 +17,7 @@ from pyro_dgm.diagnostics.posterior_collapse import Collapse, collapse
 from pyro_dgm.diagnostics.rows import can_cut, take_rows
 from pyro_dgm.diagnostics.simulated_calibration import Calibration, calibration
 from pyro_dgm.errors import Fault
+from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import inspect_pair
 
 _CHAINS: dict[str, Any] = {"num_samples": 250, "warmup": 150, "num_chains": 8}  # what half a minute allows
@@ -130,6 +131,7 @@ def _cutter(
 ) -> Callable[[tuple[Any, ...], int], tuple[Any, ...]]:
     """Gives the first data of a batch; all of it where data cannot be taken apart."""
     try:
+        guide = complete_guide(model, guide, batch)
         is_cuttable = can_cut(model, guide, batch, inspect_pair(model, guide, batch))
     except Exception:  # each part says why it cannot be done
         is_cuttable = False

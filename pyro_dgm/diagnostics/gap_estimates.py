@@ -15,7 +15,7 @@ from pyro_dgm.diagnostics.psis import effective_sample_size, k_hat_threshold, pa
 from pyro_dgm.diagnostics.rows import take_rows
 from pyro_dgm.diagnostics.unconstrained import UnconstrainedModel
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.inspection import as_found
+from pyro_dgm.objectives.inspection import as_found, new_seed
 from pyro_dgm.objectives.traces import Layout, run_pair, sample_sites
 from pyro_dgm.objectives.weights import batch_plate, log_weights
 from pyro_dgm.samplers.ais import AnnealedSamples
@@ -81,14 +81,15 @@ class Piece:
         """Offsets of the guide that are the best for each datum."""
         local = LocalGuide(self.guide, self.batch, plate=None if self.plate is None else self.plate.name)
         seed = new_seed()
-        fit_local_guide(
-            local,
-            self.model,
-            self.guide,
-            self.batch,
-            steps=steps,
-            bound=lambda: self.log_weights(_WATCHED, seed, local).mean(axis=0),
-        )
+        if local.offsets:  # else every latent has its exact conditional
+            fit_local_guide(
+                local,
+                self.model,
+                self.guide,
+                self.batch,
+                steps=steps,
+                bound=lambda: self.log_weights(_WATCHED, seed, local).mean(axis=0),
+            )
         return local
 
     def annealed(self, start: str) -> UnconstrainedModel:
@@ -112,6 +113,9 @@ def bounds(piece: Piece, *, num_particles: int, steps: int) -> dict[str, np.ndar
         varies = ours.var(axis=0) > _EXACT
         is_better = varies & (theirs.mean(axis=0) > ours.mean(axis=0))
         proposes = varies & (effective_sample_size(theirs) > effective_sample_size(ours))
+        # Many effective draws and a heavy tail: the local optimum has left out a mode that the guide covers.
+        fails, loses = (pareto_k(weights) > k_hat_threshold(_SELECTION) for weights in (ours, theirs))
+        proposes &= fails | ~loses
     seed = new_seed()
     ours, theirs = (piece.log_weights(num_particles, seed, by) for by in (None, local))
     if not np.isfinite(ours).all():
@@ -188,11 +192,6 @@ def log_mean(log_w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         value = largest + np.log(np.exp(log_w - largest).mean(axis=0))
         error = np.sqrt(np.maximum(1 / effective_sample_size(log_w) - 1 / len(log_w), 0))
     return value, error
-
-
-def new_seed() -> int:
-    """A seed that torch's own random numbers determine."""
-    return int(torch.randint(2**62, ()).item())
 
 
 def _error(values: np.ndarray) -> np.ndarray:

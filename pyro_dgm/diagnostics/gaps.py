@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_dgm.diagnostics.gap_estimates import Piece, annealed_log_p, bounds, failed, new_seed
+from pyro_dgm.diagnostics.gap_estimates import Piece, annealed_log_p, bounds, failed
 from pyro_dgm.diagnostics.rows import can_cut, is_joint, num_rows, take_rows
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.inspection import as_found, inspect_pair
+from pyro_dgm.objectives.enumerated import complete_guide
+from pyro_dgm.objectives.inspection import apart, inspect_pair, new_seed
 from pyro_dgm.samplers.ais import AnnealedSamples, annealed_importance_sampling
 
 Estimator = Literal["auto", "iwae", "ais"]
@@ -146,10 +147,10 @@ def inference_gap(
     same for both, give the two bounds, so that nothing is selected by the numbers that are reported.
 
     log p(x) is estimated by importance weights from the guide or from its local optimum, whichever has the more
-    effective draws among those that decide; or by annealed importance sampling; ``"auto"`` takes the latter for data
-    whose k-hat says that the importance weights failed (fewer than 100 effective draws where there is no k-hat), if
-    their latents are continuous. Either estimate is low rather than high, and a mode that no draw or chain has visited
-    is missing from it.
+    effective draws among those that decide, if its k-hat alone does not speak against it; or by annealed importance
+    sampling; ``"auto"`` takes the latter for data whose k-hat says that the importance weights failed (fewer than 100
+    effective draws where there is no k-hat), if their latents are continuous. Either estimate is low rather than high,
+    and a mode that no draw or chain has visited is missing from it.
 
     Scales do not count and masks do, as in :func:`~pyro_dgm.objectives.weights.log_weights`.
 
@@ -183,9 +184,8 @@ def inference_gap(
         Wu, Burda, Salakhutdinov and Grosse, "On the quantitative analysis of decoder-based generative models", 2017.
     """
     _check(batch, num_particles=num_particles, steps=steps, estimator=estimator, start=start)
-    seed = new_seed()
-    with as_found(), torch.no_grad():
-        torch.manual_seed(seed)
+    with apart(), torch.no_grad():
+        guide = complete_guide(model, guide, batch)
         layout = inspect_pair(model, guide, batch, max(num_particles, 2))
         joint = is_joint(model, guide, batch, layout)
         pieces, is_cuttable = [batch], not joint and can_cut(model, guide, batch, layout)

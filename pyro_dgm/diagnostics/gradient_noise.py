@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_dgm.diagnostics.parameter_groups import indices_of, parameters_of
 from pyro_dgm.diagnostics.rows import require_data
 from pyro_dgm.errors import InvalidInput, NonFiniteError
-from pyro_dgm.objectives.inspection import as_found
+from pyro_dgm.objectives.inspection import apart
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,7 @@ def gradient_quality(
             raise InvalidInput(
                 "too few gradients", where=name, value=value, expected=f"an integer >= {least}", cure="100"
             )
-    seed = int(torch.randint(2**62, ()))  # follows the global seed, and a second call draws anew
-    with as_found(), poutine.block(), torch.enable_grad():
-        torch.manual_seed(seed)
+    with apart(), poutine.block(), torch.enable_grad():
         leaves, groups = parameters_of(model, guide, batch, objective)
         if networks is not None:
             groups = {name: indices_of(name, tensors, leaves) for name, tensors in networks.items()}

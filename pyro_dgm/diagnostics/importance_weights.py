@@ -13,6 +13,7 @@ from pyro_dgm.diagnostics.draws import take_draws
 from pyro_dgm.diagnostics.psis import effective_sample_size, k_hat_threshold, smooth
 from pyro_dgm.diagnostics.rows import can_cut, num_rows, require_data, take_rows
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import inspect_pair
 
 _LARGEST_SHIFT = 0.2  # in standard deviations of the guide
@@ -103,8 +104,9 @@ def importance(
     for name, value in (("num_samples", num_samples), ("rows", rows)):
         if value < 1:
             raise InvalidInput("too few", where=name, value=value, expected="an integer >= 1")
-    pieces = [batch]
     require_data(batch)
+    guide = complete_guide(model, guide, batch)
+    pieces = [batch]
     size = num_rows(batch) or 0
     if size > rows and can_cut(model, guide, batch, inspect_pair(model, guide, batch)):
         pieces = [take_rows(batch, slice(start, start + rows)) for start in range(0, size, rows)]

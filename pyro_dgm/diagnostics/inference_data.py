@@ -20,6 +20,7 @@ from pyro_dgm.diagnostics.importance_weights import of_draws
 from pyro_dgm.diagnostics.psis import import_arviz
 from pyro_dgm.diagnostics.rows import require_data
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import as_found
 from pyro_dgm.objectives.traces import is_masked_out, latent_sites, prior_of
 
@@ -100,7 +101,7 @@ def to_inferencedata(
         draws, num_chains = take_chains(model, guide, batch)
         stats["diverging"] = divergences(guide, num_chains, draws.num_samples // num_chains)
     else:
-        draws = take_draws(model, guide, batch, num_samples)
+        draws = take_draws(model, complete_guide(model, guide, batch), batch, num_samples)
     groups = {name: dict(variables) for name, variables in draws.groups.items()}
     is_local = draws.is_local
     if is_local:

@@ -17,6 +17,7 @@ from torch.distributions import constraints, transform_to
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.elbo import ELBO
+from pyro_dgm.objectives.enumerated import EXACT
 from pyro_dgm.objectives.traces import sample_sites
 
 # name of a parameter, its value, its constraint -> the value to take instead
@@ -74,12 +75,14 @@ class LocalGuide(Messenger):
         with torch.no_grad(), poutine.block():
             sites = sample_sites(poutine.trace(guide).get_trace(*batch))
         for name, site in sites.items():
+            if site["infer"].get(EXACT):
+                continue  # the model's own conditional, which has no better
             if plate is not None and all(frame.name != plate for frame in site["cond_indep_stack"]):
                 continue
             offsets = _zero_offsets(site)
             if offsets:
                 self.offsets[name] = offsets
-        if not self.offsets:
+        if not self.offsets and not all(site["infer"].get(EXACT) for site in sites.values()):
             raise InvalidInput(
                 "no guide site with parameters to move",
                 where="guide",

@@ -16,20 +16,12 @@ from torch import Tensor
 
 from pyro_dgm.diagnostics.ranking import Units
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.traces import PARTICLES, Layout, Site
+from pyro_dgm.objectives.traces import PARTICLES, Layout, Site, refuse_subsample
 
 
 def is_sampled(name: str, site: Site) -> bool:
     """Whether NUTS samples a latent; a discrete one is summed out."""
-    for frame in site["cond_indep_stack"]:
-        if frame.full_size is not None and frame.full_size != frame.size:
-            raise InvalidInput(
-                "a subsample",
-                where=f"plate {frame.name!r} of site {name!r}",
-                value=f"{frame.size} of {frame.full_size}",
-                expected="the whole data",
-                cure="a plate without subsampling",
-            )
+    refuse_subsample(name, site)
     if site["fn"].has_enumerate_support:
         return False
     if site["fn"].support.is_discrete:

@@ -23,7 +23,8 @@ from pyro_dgm.objectives.divergence import (
     SiteDivergence,
     site_divergences,
 )
-from pyro_dgm.objectives.inspection import as_found, inspect_pair
+from pyro_dgm.objectives.enumerated import complete_guide
+from pyro_dgm.objectives.inspection import apart, inspect_pair
 from pyro_dgm.objectives.traces import require_particles
 
 
@@ -128,9 +129,8 @@ def collapse(
     """
     require_particles(num_samples)
     require_data(batch)
-    seed = int(torch.randint(2**62, ()))  # follows the global seed, and a second call draws anew
-    with as_found():
-        torch.manual_seed(seed)
+    with apart():
+        guide = complete_guide(model, guide, batch)
         layout = inspect_pair(model, guide, batch, max(num_samples, 2))
         if not layout.has_latents:
             raise InvalidInput(

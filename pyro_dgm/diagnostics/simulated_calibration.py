@@ -23,6 +23,7 @@ from pyro_dgm.diagnostics.rows import require_data
 from pyro_dgm.diagnostics.simulation import Simulator
 from pyro_dgm.diagnostics.uniformity import ecdf_difference, ecdf_envelope, normal_scores, score_test
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import as_found, inspect_pair
 from pyro_dgm.objectives.traces import latent_sites
 
@@ -161,6 +162,7 @@ def calibration(
     if not 0 < confidence < 1:
         raise InvalidInput("no probability", where="confidence", value=confidence, expected="0 < number < 1")
     require_data(batch)
+    guide = complete_guide(model, guide, batch)
     layout = inspect_pair(model, guide, batch, num_samples)
     if not layout.has_latents:
         raise InvalidInput("no latent variables", where="guide", expected="at least one latent site")

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_dgm.diagnostics.data_arguments import DataArguments
 from pyro_dgm.errors import IncompatibleModel, InvalidInput
 from pyro_dgm.objectives.inspection import as_found
-from pyro_dgm.objectives.traces import Site, latent_sites, sample_sites
+from pyro_dgm.objectives.traces import Site, is_masked_out, latent_sites, refuse_subsample, sample_sites
 
 
 @dataclass(frozen=True)
@@ -207,27 +207,11 @@ def _require_drawable(name: str, site: Site, *, latent: bool) -> None:
             expected="sites that can be drawn; a factor changes the density and not the draws",
             cure="pyro.sample in its place",
         )
-    for frame in site["cond_indep_stack"]:
-        if frame.full_size is not None and frame.full_size != frame.size:
-            raise InvalidInput(
-                "a subsample",
-                where=f"plate {frame.name!r} of site {name!r}",
-                value=f"{frame.size} of {frame.full_size}",
-                expected="the whole data",
-                cure="a plate without subsampling",
-            )
-    if latent and _masked_out(site):
+    refuse_subsample(name, site)
+    if latent and is_masked_out(site):
         raise InvalidInput(
             "a prior that is masked out",
             where=f"site {name!r}",
             expected="a proper prior to draw from",
             cure="pyro.sample without mask(False)",
         )
-
-
-def _masked_out(site: Site) -> bool:
-    masks, layer = [site["mask"]], site["fn"]
-    while layer is not None:
-        masks.append(getattr(layer, "_mask", None))
-        layer = getattr(layer, "base_dist", None)
-    return any(mask is False for mask in masks)

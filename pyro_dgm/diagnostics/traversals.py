@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import as_found, inspect_pair
 from pyro_dgm.objectives.traces import Site, latent_sites, observed_sites
 from pyro_dgm.objectives.weights import batch_plate
@@ -79,6 +80,7 @@ def latent_traversals(
         given = f"{num_units}, {num_steps}, {width}"
         where, expected = "num_units, num_steps, width", "at least 1, at least 2, above 0"
         raise InvalidInput("nothing to traverse", where=where, value=given, expected=expected)
+    guide = complete_guide(model, guide, batch)
     inspect_pair(model, guide, batch)
     with as_found():
         with _AtMeans():

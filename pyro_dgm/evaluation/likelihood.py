@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import inspect_pair
 from pyro_dgm.objectives.traces import require_particles
 from pyro_dgm.objectives.weights import log_weights
@@ -114,7 +115,9 @@ def log_likelihood(
         )
     if rows < 1:
         raise InvalidInput("no data in a pass", where="rows", value=rows, expected="an integer >= 1")
-    layout = inspect_pair(model, guide, tuple(t[:2] for t in batch), num_particles)
+    some = tuple(t[:2] for t in batch)
+    guide = complete_guide(model, guide, some)
+    layout = inspect_pair(model, guide, some, num_particles)
     if not layout.has_latents:
         num_particles = 1  # each weight is log p(x)
     per_pass = max(1, _ELEMENTS_PER_PASS // (min(rows, num_data) * max(1, batch[0][0].numel())))

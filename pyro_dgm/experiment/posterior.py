@@ -18,6 +18,7 @@ from pyro_dgm.diagnostics.psis import import_arviz
 from pyro_dgm.errors import Fault, IncompatibleModel, InvalidInput
 from pyro_dgm.evaluation.ledger import Ledger
 from pyro_dgm.experiment.run import POSTERIOR, Run
+from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import inspect_pair
 from pyro_dgm.training.options import check_counts
 from pyro_dgm.training.random_state import forked
@@ -126,7 +127,8 @@ def _read(path: Path) -> InferenceData | None:
 def _has_latents(run: Run) -> bool:
     program, data = run.program, run.data
     assert data is not None
-    return inspect_pair(program.model, program.guide, run.batch(data.test[:2])).has_latents
+    batch = run.batch(data.test[:2])
+    return inspect_pair(program.model, complete_guide(program.model, program.guide, batch), batch).has_latents
 
 
 def summarize(idata: InferenceData, *, rows: int = 3, most: int = 20) -> list[dict[str, Any]]:

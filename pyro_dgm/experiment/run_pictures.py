@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -14,6 +15,7 @@ from torch import Tensor
 from pyro_dgm.diagnostics.pictures import image_grid, reconstruction_grid, scatter, training_curve
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.experiment.run import Run
+from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.program import Program
 from pyro_dgm.training.random_state import forked
 
@@ -76,9 +78,10 @@ def draw_pictures(run: Run) -> dict[str, Path]:
         draw["samples"] = partial(_draw_cloud, program, data.test[:_NUM_POINTS].x)
     batch = run.batch(data.test[:_NUM_PAIRS])
     with forked(run.device):
-        has_latents = bool(poutine.trace(program.guide).get_trace(*batch).stochastic_nodes)
+        guide = complete_guide(program.model, program.guide, batch)
+        has_latents = bool(poutine.trace(guide).get_trace(*batch).stochastic_nodes)
     if is_image and has_latents:
-        draw["reconstructions"] = partial(_draw_reconstructions, program, batch)
+        draw["reconstructions"] = partial(_draw_reconstructions, program.model, guide, batch)
     pictures = {name: run.folder / f"{name}.png" for name in draw}
     for name, path in pictures.items():
         if not path.exists():
@@ -95,7 +98,9 @@ def _draw_cloud(program: Program, shown: Tensor, path: Path) -> None:
     scatter(shown, draw_samples(program, _NUM_POINTS), path)
 
 
-def _draw_reconstructions(program: Program, batch: tuple[Tensor, ...], path: Path) -> None:
-    guide = poutine.trace(program.guide).get_trace(*batch)
-    trace = poutine.trace(poutine.replay(program.model, trace=guide)).get_trace(*batch)
+def _draw_reconstructions(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Tensor, ...], path: Path
+) -> None:
+    guide_trace = poutine.trace(guide).get_trace(*batch)
+    trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
     reconstruction_grid(batch[0].cpu(), _means(trace), path)

@@ -18,6 +18,8 @@ from pyro_dgm.objectives.traces import (
     Given,
     Layout,
     has_auxiliary,
+    plate_frames,
+    plate_nesting,
     point_sites,
     refuse_points,
     run_pair,
@@ -39,14 +41,8 @@ def inspect_pair(
         ((model_trace, guide_trace),) = run_pair(model, guide, batch, 1, Layout(math.inf, False, True))
         if has_auxiliary(guide_trace):
             refuse_points(_unmoved(point_sites(model_trace, guide_trace), guide, batch, guide_trace))
-        frames = [
-            frame
-            for trace in (model_trace, guide_trace)
-            for site in sample_sites(trace).values()
-            for frame in site["cond_indep_stack"]
-            if frame.vectorized
-        ]
-        nesting = -min((frame.dim for frame in frames), default=0)
+        frames = plate_frames(model_trace, guide_trace)
+        nesting = plate_nesting(model_trace, guide_trace)
         failure = ""
         if num_particles > 1:
             # A number of particles that no plate has: a wrong shape then cannot pass by coincidence.
@@ -82,6 +78,20 @@ def as_found() -> Iterator[None]:
             for buffer, value in kept.items():
                 if not torch.equal(buffer, value):  # a write would spoil graphs that wait for backward()
                     buffer.copy_(value)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Block as :func:`as_found`, with noise of its own: it follows the global seed, and a second block draws anew."""
+    seed = new_seed()
+    with as_found():
+        torch.manual_seed(seed)
+        yield
+
+
+def new_seed() -> int:
+    """A seed that torch's own random numbers determine."""
+    return int(torch.randint(2**62, ()).item())
 
 
 def _unmoved(

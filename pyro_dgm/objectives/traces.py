@@ -64,9 +64,11 @@ def _is_computed(site: Site) -> bool:
 
 
 def is_masked_out(site: Site) -> bool:
-    """Whether a site has a distribution without a density (``fn.mask(False)``), as flat priors are written."""
+    """Whether a site has no density (``fn.mask(False)``, ``poutine.mask(mask=False)``), as flat priors are written."""
     masked = pyro.distributions.MaskedDistribution
-    return any(isinstance(layer, masked) and layer._mask is False for layer in _layers(site))
+    return site["mask"] is False or any(
+        isinstance(layer, masked) and layer._mask is False for layer in _layers(site)
+    )
 
 
 def observed_sites(model_trace: Trace) -> dict[str, Site]:
@@ -135,7 +137,7 @@ def run_pair(
         try:
             traces = get_importance_trace("flat", nesting, model, guide, batch, {})
         except ValueError as error:
-            raise _off_support(error) or error from None
+            raise off_support(error) or error from None
         _check(*traces)
         return traces
 
@@ -146,7 +148,7 @@ def run_pair(
     return [once(model, guide, layout.max_plate_nesting) for _ in range(num_particles)]
 
 
-def _off_support(error: ValueError) -> InvalidInput | None:
+def off_support(error: ValueError) -> InvalidInput | None:
     """Pyro's page about a value outside the support of its site, in one line; None for any other error."""
     site = re.search(
         r" at site '(.*?)':\n.* to be within the support \((.*)\) of the distribution", str(error)
@@ -183,7 +185,7 @@ def _check(model_trace: Trace, guide_trace: Trace) -> None:
                 "latent variable without a guide",
                 where=f"site {name!r}",
                 expected=f"pyro.sample({name!r}, ...) in the guide",
-                cure="to add it, or TraceEnum_ELBO if it is to be enumerated",
+                cure="to add it" + _cure_by_enumeration(in_model[name]),
             )
     for name in in_guide:
         if name not in in_model:
@@ -195,6 +197,48 @@ def _check(model_trace: Trace, guide_trace: Trace) -> None:
             )
     if not has_auxiliary(guide_trace):
         refuse_points(point_sites(model_trace, guide_trace))
+
+
+def _cure_by_enumeration(site: Site) -> str:
+    if not is_finite(site):
+        return ""
+    if not is_marked(site):
+        return ", or infer={'enumerate': 'parallel'} in the model, so that it can be summed out"
+    return ", complete_guide(model, guide, batch), or PyroELBO(TraceEnum_ELBO()) for training"
+
+
+def plate_frames(*traces: Trace) -> list[Any]:
+    """Frames of the plates of traces, those that are dimensions, as often as there are sites in them."""
+    stacks = [site["cond_indep_stack"] for trace in traces for site in sample_sites(trace).values()]
+    return [frame for stack in stacks for frame in stack if frame.vectorized]
+
+
+def plate_nesting(*traces: Trace) -> int:
+    """Number of dimensions that the plates of traces take."""
+    return -min((frame.dim for frame in plate_frames(*traces)), default=0)
+
+
+def is_marked(site: Site) -> bool:
+    """Whether a latent is marked for enumeration, and has finitely many values."""
+    return bool(site["infer"].get("enumerate") == "parallel" and is_finite(site))
+
+
+def is_finite(site: Site) -> bool:
+    """Whether a latent has finitely many values that can be listed."""
+    return bool(getattr(site["fn"], "has_enumerate_support", False))
+
+
+def refuse_subsample(name: str, site: Site) -> None:
+    """Raises if a site lies in a plate that holds a part of its data."""
+    for frame in site["cond_indep_stack"]:
+        if frame.full_size is not None and frame.full_size != frame.size:
+            raise InvalidInput(
+                "a subsample",
+                where=f"plate {frame.name!r}",
+                value=f"{frame.size} of {frame.full_size}, at site {name!r}",
+                expected="the whole data",
+                cure="a plate without subsampling",
+            )
 
 
 def refuse_points(names: list[str]) -> None:

@@ -17,6 +17,7 @@ from pyro_dgm.objectives.traces import (
     Layout,
     Site,
     observed_sites,
+    refuse_subsample,
     require_particles,
     run_pair,
     sample_sites,
@@ -89,7 +90,8 @@ def _weigh(model_trace: Trace, guide_trace: Trace, layout: Layout, joint: bool) 
     particle_dim = -1 - int(layout.max_plate_nesting)
     model_sites, guide_sites = sample_sites(model_trace), sample_sites(guide_trace)
     if joint:
-        _require_whole_data(model_sites)
+        for name, site in model_sites.items():
+            refuse_subsample(name, site)
         keep, plate = [particle_dim], None
     else:
         plate = batch_plate(model_trace)
@@ -143,15 +145,3 @@ def batch_plate(model_trace: Trace) -> Any:
 
 def _own_frames(site: Site) -> list[Any]:
     return [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES]
-
-
-def _require_whole_data(model_sites: dict[str, Site]) -> None:
-    for site in model_sites.values():
-        for frame in _own_frames(site):
-            if frame.full_size is not None and frame.full_size != frame.size:
-                raise InvalidInput(
-                    "joint weights of a subsample",
-                    where=f"plate {frame.name!r}",
-                    value=f"{frame.size} of {frame.full_size}",
-                    expected="the whole data set",
-                )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.divergence import COLLAPSED_SITE, COLLAPSED_UNIT, CURES, site_divergences
+from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import as_found
 from pyro_dgm.training.callbacks import Callback, TrainingState
 from pyro_dgm.training.random_state import forked
@@ -120,7 +121,8 @@ class CollapseWatchdog(Callback):
         batch = [_moved(field, like) for field in self.batch]
         quiet = warnings.catch_warnings(action="ignore")  # particles one after the other
         with quiet, as_found(), forked(like.device, seed=self.seed), evaluating([program]):
-            found = site_divergences(program.model, program.guide, *batch, num_particles=self.num_particles)
+            guide = complete_guide(program.model, program.guide, tuple(batch))
+            found = site_divergences(program.model, guide, *batch, num_particles=self.num_particles)
         return {name: (site.mean, site.per_unit) for name, site in found.items() if site.is_local}
 
     def _judge(

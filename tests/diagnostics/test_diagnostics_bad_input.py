@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 
 from pyro_dgm.diagnostics import (
     calibration,
@@ -71,10 +72,32 @@ def test_a_site_that_the_model_lacks(tool):
         TOOLS[tool](model, guide_of_more, X)
 
 
-@pytest.mark.parametrize("tool", set(TOOLS) - {"nuts_reference"})  # which sums it out
-def test_a_discrete_latent_that_is_left_to_enumeration(tool):
-    with pytest.raises(InvalidInput, match="latent variable without a guide in site 'k'"):
-        TOOLS[tool](mixture, guide, X)
+@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool != "nuts_reference"])  # which sums it out
+def test_a_discrete_latent_that_is_not_marked(tool):
+    unmarked = poutine.infer_config(mixture, config_fn=lambda site: {"enumerate": None})
+    with pytest.raises(
+        InvalidInput, match=r"without a guide in site 'k'.*try to add it, or infer=\{'enumerate'"
+    ):
+        TOOLS[tool](unmarked, guide, X)
+
+
+def test_an_objective_that_cannot_sum_out():
+    with pytest.raises(InvalidInput, match="without a guide in site 'k'.*TraceEnum_ELBO"):
+        TOOLS["gradient_quality"](mixture, guide, X)
+
+
+@pytest.mark.parametrize(
+    "tool", [tool for tool in TOOLS if tool not in ("nuts_reference", "gradient_quality")]
+)
+def test_a_discrete_latent_whose_conditional_cannot_be_built(tool):
+    def counted(x):
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Binomial(2, 0.5), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(k, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    with pytest.raises(InvalidInput, match="site 'k': Binomial; expected Bernoulli or Categorical"):
+        TOOLS[tool](counted, guide, X)
 
 
 @pytest.mark.parametrize("tool", TOOLS)

@@ -217,7 +217,7 @@ def subsampled_guide(x):
             "a discrete latent variable that cannot be summed out in site 'k': Poisson",
         ),
         (coin, coin_guide, {}, "no continuous latent variable in model"),
-        (subsampled, subsampled_guide, {}, "a subsample in plate 'data' of site 'z': 2 of 3"),
+        (subsampled, subsampled_guide, {}, "a subsample in plate 'data': 2 of 3, at site 'z'"),
         (normal_model, lambda x: None, {}, "latent variable without a guide in site 'z'"),
         (
             normal_model,

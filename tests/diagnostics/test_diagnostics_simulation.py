@@ -153,7 +153,7 @@ def improper(x):
         ),
         (model_of(energy), torch.randn(4), "a distribution that cannot be sampled in site 'x'"),
         (model_of(integers), torch.arange(4), "real draws in the place of integers in site 'x'"),
-        (subsampled, torch.randn(4), "a subsample in plate 'data' of site 'z': 2 of 4"),
+        (subsampled, torch.randn(4), "a subsample in plate 'data': 2 of 4, at site 'z'"),
         (improper, torch.randn(4), "a prior that is masked out in site 'z'"),
     ],
 )

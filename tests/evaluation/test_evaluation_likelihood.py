@@ -76,7 +76,7 @@ def test_a_pair_without_latents_needs_one_particle():
     estimate = log_likelihood(model, lambda x: None, x, num_particles=5000, rows=5)
     assert torch.allclose(estimate.per_datum.float(), dist.Normal(0.0, 1.0).log_prob(x))
     assert (estimate.num_particles, estimate.elbo) == (1, estimate.mean)
-    assert len(calls) <= 5
+    assert len(calls) <= 6  # of them four to inspect the pair
 
 
 @pytest.mark.parametrize("batch", [(), (torch.zeros(0, 6, dtype=torch.float64),)])
