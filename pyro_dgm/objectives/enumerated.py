@@ -23,10 +23,10 @@ from pyro_dgm.objectives.inspection import as_found
 from pyro_dgm.objectives.traces import (
     Given,
     Site,
+    in_one_line,
     is_finite,
     is_marked,
     latent_sites,
-    off_support,
     plate_nesting,
 )
 
@@ -84,7 +84,7 @@ def complete_guide(
             guide_trace = poutine.trace(guide).get_trace(*batch)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
         except ValueError as error:
-            raise off_support(error) or error from None
+            raise in_one_line(error) or error from None
     left = {
         name: site
         for name, site in latent_sites(model_trace).items()

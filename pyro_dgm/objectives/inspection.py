@@ -22,6 +22,7 @@ from pyro_dgm.objectives.traces import (
     plate_nesting,
     point_sites,
     refuse_points,
+    require_plates,
     run_pair,
     sample_sites,
 )
@@ -33,12 +34,14 @@ def inspect_pair(
     """Layout of a pair, from runs whose random numbers and buffers are given back.
 
     Raises:
-        InvalidInput: a latent that the guide lacks, a guide site that the model lacks, a MAP guide.
+        InvalidInput: a latent that the guide lacks, a guide site that the model lacks, a MAP guide, a batch outside
+            any plate.
         IncompatibleModel: the model observes nothing, or has no normalised density.
     """
     with as_found(), poutine.block(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pyro only warns of is an error in run_pair
         ((model_trace, guide_trace),) = run_pair(model, guide, batch, 1, Layout(math.inf, False, True))
+        require_plates(model_trace, guide_trace)
         if has_auxiliary(guide_trace):
             refuse_points(_unmoved(point_sites(model_trace, guide_trace), guide, batch, guide_trace))
         frames = plate_frames(model_trace, guide_trace)

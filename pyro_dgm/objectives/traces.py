@@ -137,7 +137,7 @@ def run_pair(
         try:
             traces = get_importance_trace("flat", nesting, model, guide, batch, {})
         except ValueError as error:
-            raise off_support(error) or error from None
+            raise in_one_line(error) or error from None
         _check(*traces)
         return traces
 
@@ -148,18 +148,41 @@ def run_pair(
     return [once(model, guide, layout.max_plate_nesting) for _ in range(num_particles)]
 
 
-def off_support(error: ValueError) -> InvalidInput | None:
-    """Pyro's page about a value outside the support of its site, in one line; None for any other error."""
-    site = re.search(
+def in_one_line(error: ValueError) -> InvalidInput | None:
+    """Pyro's pages about a value outside the support of its site and about a batch outside plates; None for others."""
+    if site := re.search(
         r" at site '(.*?)':\n.* to be within the support \((.*)\) of the distribution", str(error)
-    )
-    if site is None:
-        return None
+    ):
+        return InvalidInput(
+            "value outside the support",
+            where=f"site {site[1]!r}",
+            expected=f"values in {site[2]}",
+            cure="other preprocessing (binarize, scale, levels), or another distribution there",
+        )
+    if site := re.search(
+        r'at site "(.*?)", invalid log_prob shape\s+Expected \[(.*)\], actual \[(.*)\]', str(error)
+    ):
+        return _unplated(site[1], f"[{site[3]}]", f"[{site[2]}], the sizes of its plates")
+    return None
+
+
+def require_plates(*traces: Trace) -> None:
+    """Raises if a site has a batch dimension that no plate declares, which Pyro checks where its validation is on."""
+    for trace in traces:
+        for name, site in sample_sites(trace).items():
+            shape = site["unscaled_log_prob"].shape
+            plates = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
+            if any(size > 1 and dim not in plates for dim, size in enumerate(shape, -len(shape))):
+                raise _unplated(name, str(list(shape)), "a plate for each dimension")
+
+
+def _unplated(name: str, shape: str, expected: str) -> InvalidInput:
     return InvalidInput(
-        "value outside the support",
-        where=f"site {site[1]!r}",
-        expected=f"values in {site[2]}",
-        cure="other preprocessing (binarize, scale, levels), or another distribution there",
+        "a batch outside any plate",
+        where=f"site {name!r}",
+        value=f"log-densities of shape {shape}",
+        expected=expected,
+        cure="pyro.plate('data', len(x)) around the site, or .to_event() if its dimensions are one datum",
     )
 
 

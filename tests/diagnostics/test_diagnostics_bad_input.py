@@ -100,6 +100,32 @@ def test_a_discrete_latent_whose_conditional_cannot_be_built(tool):
         TOOLS[tool](counted, guide, X)
 
 
+def unplated(x):
+    z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+    pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def half_plated(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+@pytest.mark.parametrize("validates", [True, False])
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_batch_outside_any_plate(tool, validates):
+    def unplated_guide(x):
+        pyro.sample("z", dist.Normal(0.5 * x, pyro.param("scale", torch.ones(()))))
+
+    pyro.enable_validation(validates)
+    for pair, site in (((unplated, unplated_guide), "z"), ((half_plated, guide), "x")):
+        expected = (
+            rf"a batch outside any plate in site '{site}': log-densities of shape \[4\].*try pyro.plate"
+        )
+        with pytest.raises(InvalidInput, match=expected):
+            TOOLS[tool](*pair, X)
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 def test_no_data(tool):
     with pytest.raises(InvalidInput):
