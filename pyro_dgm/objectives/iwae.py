@@ -6,12 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.inspection import Layouts
-from pyro_dgm.objectives.traces import require_particles, run_pair, sample_sites
+from pyro_dgm.objectives.traces import require_particles, require_reparameterised, run_pair
 from pyro_dgm.objectives.weights import weigh
 
 
@@ -53,17 +51,6 @@ class IWAE(nn.Module):
         layout = self._layouts(model, guide, batch, self.num_particles)
         runs = run_pair(model, guide, batch, self.num_particles, layout)
         for _, guide_trace in runs:
-            _require_reparameterised(guide_trace)
+            require_reparameterised(guide_trace, "IWAE's path-wise gradient would miss a term")
         log_w = weigh(runs, layout, num_particles=self.num_particles)
         return -(log_w.logsumexp(0) - math.log(self.num_particles)).sum()
-
-
-def _require_reparameterised(guide_trace: Trace) -> None:
-    for name, site in sample_sites(guide_trace).items():
-        if not site["fn"].has_rsample and not site["is_observed"] and site["log_prob"].requires_grad:
-            raise InvalidInput(
-                "a site that is not reparameterised",
-                where=f"site {name!r}",
-                expected="reparameterised guide sites, since IWAE's path-wise gradient would miss a term",
-                cure="ELBO, which adds the score-function term, or a score-function bound such as VIMCO",
-            )

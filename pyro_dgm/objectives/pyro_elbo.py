@@ -11,13 +11,13 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import TraceMeanField_ELBO
+from pyro.infer import RenyiELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.elbo import closed_form
 from pyro_dgm.objectives.inspection import as_found
-from pyro_dgm.objectives.traces import Layout, latent_sites, run_pair
+from pyro_dgm.objectives.traces import Layout, latent_sites, require_reparameterised, run_pair
 
 
 class PyroELBO(nn.Module):
@@ -26,7 +26,8 @@ class PyroELBO(nn.Module):
     Pyro's objects have no common differentiable loss: some only know ``loss_and_grads``. This calls that one and
     hands its value and its gradients on, so that ``loss.backward()`` gives what ``pyro.infer.SVI`` would.
     What Pyro only warns of raises: a latent variable that the guide lacks, and under ``TraceMeanField_ELBO`` a
-    structured guide, or a site without a closed-form divergence.
+    structured guide, or a site without a closed-form divergence. So does ``RenyiELBO`` with a guide site that is not
+    reparameterised, whose gradient Pyro gets wrong without a word.
 
     Args:
         elbo: for example ``pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)``.
@@ -50,12 +51,12 @@ class PyroELBO(nn.Module):
     def __init__(self, elbo: pyro.infer.ELBO) -> None:
         super().__init__()
         self.elbo = elbo
-        self._closed_forms_checked = not isinstance(elbo, TraceMeanField_ELBO)
+        self._checked = not isinstance(elbo, TraceMeanField_ELBO | RenyiELBO)
 
     def forward(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
-        if not self._closed_forms_checked:
-            _require_closed_forms(model, guide, batch)
-            self._closed_forms_checked = True
+        if not self._checked:
+            self._check(model, guide, batch)
+            self._checked = True
         with _refusing():
             if not torch.is_grad_enabled():
                 return _total(self.elbo.loss(model, guide, *batch))
@@ -74,6 +75,18 @@ class PyroELBO(nn.Module):
         # Linear in the leaves, with these gradients; the value of the sum is taken off again.
         carrier = torch.stack([(leaf * gradient).sum() for leaf, gradient in gradients.items()]).sum()
         return value.to(carrier) + (carrier - carrier.detach())
+
+    def _check(self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...]) -> None:
+        """Refuses what Pyro's objects take without a word."""
+        with as_found(), poutine.block(), torch.enable_grad(), _refusing():
+            ((model_trace, guide_trace),) = run_pair(model, guide, batch, 1, Layout(math.inf, False, True))
+        if isinstance(self.elbo, RenyiELBO):
+            require_reparameterised(guide_trace, "RenyiELBO's gradient is biased without, zero at alpha = 0")
+            return
+        priors = latent_sites(model_trace)  # where it does not know a divergence, Pyro falls back on sampling
+        for name, site in latent_sites(guide_trace).items():
+            if name in priors:
+                closed_form(site, priors[name])
 
 
 # What Pyro warns of, though its value is then no bound: the beginning of the warning, and the cure.
@@ -98,18 +111,6 @@ def _refusing() -> Iterator[None]:
             raise InvalidInput(
                 "no bound", where="PyroELBO", value=warning, expected=expected, cure=cures[0]
             ) from warning
-
-
-def _require_closed_forms(
-    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...]
-) -> None:
-    """Pyro falls back on sampling at a site whose divergence it does not know, and says nothing."""
-    with as_found(), poutine.block(), torch.no_grad(), _refusing():
-        ((model_trace, guide_trace),) = run_pair(model, guide, batch, 1, Layout(math.inf, False, True))
-    priors = latent_sites(model_trace)
-    for name, site in latent_sites(guide_trace).items():
-        if name in priors:
-            closed_form(site, priors[name])
 
 
 def _leaves() -> list[Tensor]:

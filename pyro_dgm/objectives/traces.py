@@ -275,6 +275,23 @@ def refuse_points(names: list[str]) -> None:
         )
 
 
+def require_reparameterised(guide_trace: Trace, reason: str) -> None:
+    """Raises if a trained site of a guide is not reparameterised.
+
+    Args:
+        guide_trace: from a run with gradients.
+        reason: why it has to be.
+    """
+    for name, site in sample_sites(guide_trace).items():
+        if not site["fn"].has_rsample and not site["is_observed"] and site["log_prob"].requires_grad:
+            raise InvalidInput(
+                "a site that is not reparameterised",
+                where=f"site {name!r}",
+                expected=f"reparameterised guide sites, since {reason}",
+                cure="ELBO, which adds the score-function term, or a score-function bound such as VIMCO",
+            )
+
+
 def has_auxiliary(guide_trace: Trace) -> bool:
     """Whether a guide builds latents from auxiliary sites."""
     return any(site["infer"].get("is_auxiliary") for site in sample_sites(guide_trace).values())

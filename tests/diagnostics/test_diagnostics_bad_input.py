@@ -18,7 +18,7 @@ from pyro_dgm.diagnostics import (
     to_inferencedata,
 )
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives import ELBO
+from pyro_dgm.objectives import ELBO, IWAE, PyroELBO
 
 X = torch.tensor([0.3, -1.2, 2.0, 0.7])
 TOOLS = {
@@ -130,6 +130,22 @@ def test_a_batch_outside_any_plate(tool, validates):
 def test_no_data(tool):
     with pytest.raises(InvalidInput):
         TOOLS[tool](model, guide, torch.zeros(0))
+
+
+@pytest.mark.parametrize("objective", [IWAE(2), PyroELBO(pyro.infer.RenyiELBO(alpha=0, num_particles=2))])
+def test_a_site_that_is_not_reparameterised_under_a_path_wise_gradient(objective):
+    def bernoulli(x):
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Bernoulli(0.5))
+            pyro.sample("x", dist.Normal(k, 1.0), obs=x)
+
+    def its_guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Bernoulli(logits=x * pyro.param("scale", torch.ones(()))))
+
+    with pytest.raises(InvalidInput, match="not reparameterised in site 'k'.*try ELBO"):
+        gradient_quality(bernoulli, its_guide, X, objective=objective)
+    assert gradient_quality(bernoulli, its_guide, X, objective=ELBO(), num_repeats=4)
 
 
 COUNTS = {
