@@ -22,6 +22,7 @@ from pyro_dgm.objectives.traces import (
     plate_nesting,
     point_sites,
     refuse_points,
+    require_equal_masks,
     require_plates,
     run_pair,
     sample_sites,
@@ -42,6 +43,7 @@ def inspect_pair(
         warnings.simplefilter("ignore")  # what Pyro only warns of is an error in run_pair
         ((model_trace, guide_trace),) = run_pair(model, guide, batch, 1, Layout(math.inf, False, True))
         require_plates(model_trace, guide_trace)
+        require_equal_masks(model_trace, guide_trace)
         if has_auxiliary(guide_trace):
             refuse_points(_unmoved(point_sites(model_trace, guide_trace), guide, batch, guide_trace))
         frames = plate_frames(model_trace, guide_trace)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
+import torch
 from pyro import poutine
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine import Trace
@@ -174,6 +175,27 @@ def require_plates(*traces: Trace) -> None:
             plates = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
             if any(size > 1 and dim not in plates for dim, size in enumerate(shape, -len(shape))):
                 raise _unplated(name, str(list(shape)), "a plate for each dimension")
+
+
+def require_equal_masks(model_trace: Trace, guide_trace: Trace) -> None:
+    """Raises if log p counts other entries of a latent than log q, as where a guide forgets the ``obs_mask``."""
+    in_guide = latent_sites(guide_trace)
+    for name, site in latent_sites(model_trace).items():
+        masks = [site["mask"], in_guide[name]["mask"]]
+        if any(isinstance(mask, Tensor) for mask in masks):
+            log_prob = site["unscaled_log_prob"]
+            ours, theirs = (
+                torch.as_tensor(True if mask is None else mask, device=log_prob.device).expand(log_prob.shape)
+                for mask in masks
+            )
+            if not torch.equal(ours, theirs):
+                raise InvalidInput(
+                    "entries that are masked in the model and not in the guide, or the reverse",
+                    where=f"site {name!r}",
+                    value=f"{int((ours != theirs).sum())} of {ours.numel()}",
+                    expected="one mask for log p and log q, or the bound is none",
+                    cure="poutine.mask around the guide's site (for obs_mask, its complement)",
+                )
 
 
 def _unplated(name: str, shape: str, expected: str) -> InvalidInput:

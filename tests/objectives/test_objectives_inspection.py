@@ -279,15 +279,18 @@ def test_analytic_divergence_refuses_auxiliary_sites(family):
 
 
 @pytest.mark.parametrize(
-    "handler",
+    ("handler", "refusal"),
     [
-        lambda f: poutine.scale(f, 0.1),
-        lambda f: poutine.mask(f, mask=torch.tensor([True, False, True, True])),
+        (lambda f: poutine.scale(f, 0.1), "different scales or masks.*site 'z'.*monte_carlo"),
+        (
+            lambda f: poutine.mask(f, mask=torch.tensor([True, False, True, True])),
+            "masked in the model and not in the guide.*site 'z'",
+        ),
     ],
     ids=["scale", "mask"],
 )
-def test_analytic_divergence_refuses_what_differs_in_model_and_guide(handler):
-    with pytest.raises(InvalidInput, match="different scales or masks.*site 'z'.*monte_carlo"):
+def test_analytic_divergence_refuses_what_differs_in_model_and_guide(handler, refusal):
+    with pytest.raises(InvalidInput, match=refusal):
         ELBO(kl="analytic")(handler(local_model), local_guide, X)
     assert torch.isfinite(ELBO(kl="analytic")(handler(local_model), handler(local_guide), X))
 
@@ -304,3 +307,51 @@ def test_the_adapter_keeps_waiting_gradients_when_it_fails():
     with pytest.raises(RuntimeError, match="broken"):
         PyroELBO(infer.Trace_ELBO())(local_model, broken, X)
     assert torch.equal(slope.grad, waiting)
+
+
+SOME, ALL = torch.tensor([True, False, True, False]), torch.ones(4, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(("of_model", "of_guide"), [(SOME, True), (True, SOME), (SOME, ALL), (SOME, ~SOME)])
+def test_a_latent_is_masked_in_model_and_guide_alike(of_model, of_guide):
+    """What log q counts and log p does not is no bound."""
+
+    def model(x):
+        with pyro.plate("data", 4):
+            with poutine.mask(mask=of_model):
+                z = pyro.sample("z", normal(0.0))
+            pyro.sample("x", normal(z), obs=x)
+
+    def guide(x, mask=of_guide):
+        with pyro.plate("data", 4), poutine.mask(mask=mask):
+            pyro.sample("z", normal(x, 0.1))
+
+    with pytest.raises(
+        InvalidInput, match="masked in the model and not in the guide.*in site 'z': [24] of 4"
+    ):
+        ELBO()(model, guide, X)
+    assert torch.isfinite(ELBO()(model, lambda x: guide(x, of_model), X))
+
+
+def test_missing_values_with_the_same_mask_in_both():
+    """log w has the observed part and what stands for the rest, as ``obs_mask`` splits them."""
+    seen = torch.tensor([True, False, True, False])
+
+    def model(x):
+        with pyro.plate("data", 4):
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x, obs_mask=seen)
+
+    def guide(x):
+        with pyro.plate("data", 4), poutine.mask(mask=~seen):
+            pyro.sample("x_unobserved", dist.Normal(torch.zeros(()), 1.0))
+
+    x = torch.randn(4)
+    expected = torch.where(seen, dist.Normal(0.0, 1.0).log_prob(x), torch.zeros(4))
+    torch.testing.assert_close(log_weights(model, guide, x)[0], expected)
+
+    def forgetful(x):
+        with pyro.plate("data", 4):
+            pyro.sample("x_unobserved", dist.Normal(torch.zeros(()), 1.0))
+
+    with pytest.raises(InvalidInput, match="site 'x_unobserved': 2 of 4.*complement"):
+        log_weights(model, forgetful, x)
