@@ -21,17 +21,22 @@ def constant_data(
         model: Pyro model, called with the batch.
         batch: positional arguments of it.
         observed: observed sites.
-        dims: name of the dimension of the data, which an argument's first dimension has where it is as long.
+        dims: name of the dimension of the data, which an argument's first dimension has where it is as long; empty for
+            that of any plate of the observed sites, if it alone is as long.
     """
     sizes = {dim: size for variable in observed.values() for dim, size in _sizes(variable).items()}
+    plates = dims or tuple(
+        dim for dim in sizes if not any(dim.startswith(f"{name}_dim_") for name in observed)
+    )
     found = {}
     for name, argument in zip(_names(model, len(batch)), batch, strict=True):
         values = _as_array(argument)
         if values is None or any(_is_same(values, variable.values) for variable in observed.values()):
             continue
         labels = [f"{name}_dim_{number}" for number in range(values.ndim)]
-        if values.ndim and dims and sizes.get(dims[0]) == len(values):
-            labels[0] = dims[0]
+        as_long = [dim for dim in plates if values.ndim and sizes.get(dim) == len(values)]
+        if len(as_long) == 1:
+            labels[0] = as_long[0]
         # A variable with the name of a dimension would be taken for its coordinates.
         key = f"{name}_" if name in dims or name in sizes else name
         found[key] = Variable(values, tuple(labels))

@@ -175,12 +175,17 @@ def _site(
 
 
 def _activity(guide: Callable[..., Any], batch: tuple[Any, ...]) -> dict[str, Tensor]:
-    """Activity of the units by site; none where the batch is no row of tensors of one length."""
-    lengths = {len(field) if isinstance(field, Tensor) and field.dim() else 0 for field in batch}
-    if len(lengths) != 1 or min(lengths) < 2:
+    """Activity of the units by site; none where the tensors of the batch are not of one length."""
+    rows = [field for field in batch if isinstance(field, Tensor) and field.dim()]
+    if len({len(field) for field in rows}) != 1 or len(rows[0]) < 2:
         return {}
+
+    def of_rows(*piece: Tensor) -> Any:
+        left = iter(piece)
+        return guide(*(next(left) if isinstance(field, Tensor) and field.dim() else field for field in batch))
+
     # In one piece, since a guide may hold parameters for each datum.
-    return unit_activity(guide, *batch, rows=len(batch[0]))
+    return unit_activity(of_rows, *rows, rows=len(rows[0]))
 
 
 def _judged(name: str, site: SiteCollapse) -> list[str]:

@@ -47,6 +47,12 @@ def test_the_verdict_names_what_has_collapsed_and_the_cure():
     assert (found.sites["dead"].active_units, found.sites["alive"].active_units) == (0, 1)
 
 
+def test_a_number_among_the_arguments_does_not_hide_the_active_units():
+    model, guide = normals(z=lambda x: dist.Normal(x[:, 1], 0.5))
+    found = collapse(lambda x, beta: model(x), lambda x, beta: guide(x), X, 1.0)
+    assert found.sites["z"].active_units == 1
+
+
 def test_the_verdict_names_units_and_a_site_that_does_not_move():
     class Halves(nn.Module):
         def forward(self, x):

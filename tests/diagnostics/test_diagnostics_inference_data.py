@@ -525,6 +525,19 @@ def test_constants_have_the_names_of_the_arguments():
     np.testing.assert_array_equal(idata.constant_data["y"], y)
 
 
+def test_constants_of_global_latents_lie_in_the_plate_that_is_as_long():
+    def model(x, covariate):
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        with pyro.plate("patients", len(x)):
+            pyro.sample("x", dist.Normal(slope * covariate, 1.0), obs=x)
+
+    def guide(x, covariate):
+        pyro.sample("slope", dist.Normal(0.0, 0.5))
+
+    idata = to_inferencedata(model, guide, X, torch.arange(4.0), num_samples=30)
+    assert idata.constant_data["covariate"].dims == ("patients",)
+
+
 def test_a_model_of_all_its_arguments_has_no_constants():
     assert "constant_data" not in to_inferencedata(local_model, local_guide, X).groups()
 
