@@ -14,7 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_dgm.diagnostics.draw_table import plate_dim
-from pyro_dgm.diagnostics.nuts_chains import frozen_parameters, is_sampled, run_chains
+from pyro_dgm.diagnostics.nuts_chains import frozen_parameters, is_sampled, run_chains, suitable_threads
 from pyro_dgm.diagnostics.psis import import_arviz
 from pyro_dgm.diagnostics.ranking import Units, buffers_as_found, guide_draws, plate_of_replications
 from pyro_dgm.diagnostics.rows import require_data
@@ -22,7 +22,7 @@ from pyro_dgm.diagnostics.sliced import sliced_wasserstein
 from pyro_dgm.diagnostics.verdict import reliability
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.inspection import as_found, inspect_pair
-from pyro_dgm.objectives.traces import Site, latent_sites
+from pyro_dgm.objectives.traces import Site, latent_sites, sample_sites
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -131,7 +131,8 @@ def nuts_reference(
     if not latents:
         raise InvalidInput("no continuous latent variable", where="model", expected="at least one to sample")
     units = Units(latents, layout, plate_of_replications(trace))
-    with buffers_as_found(), frozen_parameters():
+    size = num_chains * sum(site["value"].numel() for site in sample_sites(trace).values())
+    with buffers_as_found(), frozen_parameters(), suitable_threads(size):
         chains, diverging = run_chains(model, batch, units, layout, num_samples, warmup, num_chains, progress)
         with torch.no_grad():
             total = num_samples * num_chains

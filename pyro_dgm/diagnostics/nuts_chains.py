@@ -18,6 +18,8 @@ from pyro_dgm.diagnostics.ranking import Units
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.traces import PARTICLES, Layout, Site, refuse_subsample
 
+_FEW_NUMBERS = 2**16
+
 
 def is_sampled(name: str, site: Site) -> bool:
     """Whether NUTS samples a latent; a discrete one is summed out."""
@@ -48,6 +50,22 @@ def frozen_parameters() -> Iterator[None]:
     finally:
         for value in frozen:
             value.requires_grad_(True)
+
+
+@contextmanager
+def suitable_threads(size: int) -> Iterator[None]:
+    """Block in which torch works with one thread if a draw has few numbers: to wake a second one takes longer.
+
+    Args:
+        size: numbers at the sites of one draw of all chains.
+    """
+    threads = torch.get_num_threads()
+    try:
+        if size < _FEW_NUMBERS:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _start_of(nesting: int) -> Callable[[Site], Tensor]:
