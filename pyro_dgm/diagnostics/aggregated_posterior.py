@@ -17,16 +17,8 @@ from torch import Tensor
 from pyro_dgm.diagnostics.draw_table import as_numpy
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.divergence import arranged, is_in, masked
-from pyro_dgm.objectives.traces import (
-    PARTICLES,
-    Given,
-    Layout,
-    Site,
-    is_point,
-    latent_sites,
-    run_pair,
-    sample_sites,
-)
+from pyro_dgm.objectives.sites import Site, is_point, latent_sites, sample_sites
+from pyro_dgm.objectives.traces import PARTICLES, Given, Layout, run_pair
 from pyro_dgm.objectives.weights import batch_plate
 
 _ELEMENTS_PER_PASS = 2**21  # numbers in the pairs of one pass

@@ -15,7 +15,8 @@ from pyro_dgm.diagnostics.draws import Draws, take_draws
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import as_found
-from pyro_dgm.objectives.traces import is_finite, latent_sites, prior_of
+from pyro_dgm.objectives.sites import is_finite, latent_sites
+from pyro_dgm.objectives.traces import prior_of
 
 
 def take_chains(model: Callable[..., Any], mcmc: AbstractMCMC, batch: tuple[Any, ...]) -> tuple[Draws, int]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.traces import PARTICLES, Site
+from pyro_dgm.objectives.sites import Site
+from pyro_dgm.objectives.traces import PARTICLES
 
 OBSERVED = "observed_data"  # the group that has no draws
 _RESERVED = ("chain", "draw")  # arviz's own dimensions

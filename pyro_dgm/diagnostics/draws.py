@@ -26,16 +26,8 @@ from pyro_dgm.diagnostics.simulation import Anew
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.divergence import divergence_terms
 from pyro_dgm.objectives.inspection import inspect_pair
-from pyro_dgm.objectives.traces import (
-    PARTICLES,
-    Given,
-    Layout,
-    Site,
-    latent_sites,
-    observed_sites,
-    run_pair,
-    sample_sites,
-)
+from pyro_dgm.objectives.sites import Site, latent_sites, observed_sites, sample_sites
+from pyro_dgm.objectives.traces import PARTICLES, Given, Layout, run_pair
 from pyro_dgm.objectives.weights import batch_plate, weigh
 
 # Numbers at the sites of one pass; what the networks hold between them is a small multiple of it.

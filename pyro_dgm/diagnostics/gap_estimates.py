@@ -16,7 +16,8 @@ from pyro_dgm.diagnostics.rows import take_rows
 from pyro_dgm.diagnostics.unconstrained import UnconstrainedModel
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.inspection import as_found, new_seed
-from pyro_dgm.objectives.traces import Layout, run_pair, sample_sites
+from pyro_dgm.objectives.sites import sample_sites
+from pyro_dgm.objectives.traces import Layout, run_pair
 from pyro_dgm.objectives.weights import batch_plate, log_weights
 from pyro_dgm.samplers.ais import AnnealedSamples
 

@@ -22,7 +22,8 @@ from pyro_dgm.diagnostics.rows import require_data
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import as_found
-from pyro_dgm.objectives.traces import is_masked_out, latent_sites, prior_of
+from pyro_dgm.objectives.sites import is_masked_out, latent_sites
+from pyro_dgm.objectives.traces import prior_of
 
 if TYPE_CHECKING:
     from arviz import InferenceData

@@ -18,7 +18,7 @@ from torch.distributions import constraints, transform_to
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.elbo import ELBO
 from pyro_dgm.objectives.enumerated import EXACT
-from pyro_dgm.objectives.traces import sample_sites
+from pyro_dgm.objectives.sites import sample_sites
 
 # name of a parameter, its value, its constraint -> the value to take instead
 Move = Callable[[str, Tensor, constraints.Constraint], Tensor]
@@ -29,7 +29,6 @@ _CHECK_EVERY = 25  # steps
 _STALLED = 1e-3  # nats per datum between two checks
 _LEARNING_RATES = (0.05, 0.015, 0.005, 0.0015)  # the next one whenever the last has stalled
 _PARTICLES = 8  # of a step
-_CHECK_PARTICLES = 32
 
 
 class LocalGuide(Messenger):

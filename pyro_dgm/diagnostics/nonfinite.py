@@ -27,7 +27,7 @@ from pyro_dgm.objectives.nonfinite import (
     worst,
 )
 from pyro_dgm.objectives.pyro_elbo import PyroELBO
-from pyro_dgm.objectives.traces import Site
+from pyro_dgm.objectives.sites import Site
 
 
 @dataclass(frozen=True, kw_only=True)

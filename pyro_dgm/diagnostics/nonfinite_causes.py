@@ -11,7 +11,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_dgm.diagnostics.nonfinite_numbers import Numbers, Places, numbers_of
-from pyro_dgm.objectives.traces import Site
+from pyro_dgm.objectives.sites import Site
 
 _TINY = 1e-12  # a scale at which a distance of order one, squared, leaves single precision or comes near it
 

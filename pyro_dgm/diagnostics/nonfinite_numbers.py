@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pyro_dgm.objectives.nonfinite import Recording
-from pyro_dgm.objectives.traces import PARTICLES, Site
+from pyro_dgm.objectives.sites import Site
+from pyro_dgm.objectives.traces import PARTICLES
 
 _LISTED = 10
 _PARTICLE_PLATES = (PARTICLES, "num_particles_vectorized")  # ours and Pyro's

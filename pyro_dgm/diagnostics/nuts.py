@@ -22,7 +22,7 @@ from pyro_dgm.diagnostics.sliced import sliced_wasserstein
 from pyro_dgm.diagnostics.verdict import reliability
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.inspection import as_found, inspect_pair
-from pyro_dgm.objectives.traces import Site, latent_sites, sample_sites
+from pyro_dgm.objectives.sites import Site, latent_sites, sample_sites
 
 if TYPE_CHECKING:
     from arviz import InferenceData

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from pyro_dgm.diagnostics.ranking import Units
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.traces import PARTICLES, Layout, Site, refuse_subsample
+from pyro_dgm.objectives.checks import refuse_subsample
+from pyro_dgm.objectives.sites import Site
+from pyro_dgm.objectives.traces import PARTICLES, Layout
 
 _FEW_NUMBERS = 2**16
 

@@ -10,7 +10,8 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.traces import Given, sample_sites
+from pyro_dgm.objectives.sites import sample_sites
+from pyro_dgm.objectives.traces import Given
 
 
 def parameters_of(

@@ -16,6 +16,7 @@ from pyro_dgm.diagnostics.draw_table import as_numpy
 from pyro_dgm.diagnostics.rows import require_data
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.evaluation.activity import ACTIVE_UNIT, unit_activity
+from pyro_dgm.objectives.checks import require_particles
 from pyro_dgm.objectives.divergence import (
     COLLAPSED_SITE,
     COLLAPSED_UNIT,
@@ -25,7 +26,6 @@ from pyro_dgm.objectives.divergence import (
 )
 from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import apart, inspect_pair
-from pyro_dgm.objectives.traces import require_particles
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from torch import Tensor
 from pyro_dgm.diagnostics.simulation import Simulator
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.inspection import as_found
-from pyro_dgm.objectives.traces import PARTICLES, Layout, Site, latent_sites
+from pyro_dgm.objectives.sites import Site, latent_sites
+from pyro_dgm.objectives.traces import PARTICLES, Layout
 from pyro_dgm.objectives.weights import batch_plate
 
 # Numbers drawn from the guide in one pass; what its network holds between them is a small multiple of it.

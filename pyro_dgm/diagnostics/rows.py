@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.inspection import as_found
-from pyro_dgm.objectives.traces import Given, Layout, Site, run_pair, sample_sites
+from pyro_dgm.objectives.sites import Site, sample_sites
+from pyro_dgm.objectives.traces import Given, Layout, run_pair
 from pyro_dgm.objectives.weights import batch_plate, log_weights, weigh
 
 

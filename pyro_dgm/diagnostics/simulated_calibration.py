@@ -25,7 +25,7 @@ from pyro_dgm.diagnostics.uniformity import ecdf_difference, ecdf_envelope, norm
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import as_found, inspect_pair
-from pyro_dgm.objectives.traces import latent_sites
+from pyro_dgm.objectives.sites import latent_sites
 
 _FEWEST_SAMPLES, _FEWEST_REPLICATIONS = 10, 20
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from pyro_dgm.diagnostics.data_arguments import DataArguments
 from pyro_dgm.errors import IncompatibleModel, InvalidInput
+from pyro_dgm.objectives.checks import refuse_subsample
 from pyro_dgm.objectives.inspection import as_found
-from pyro_dgm.objectives.traces import Site, is_masked_out, latent_sites, refuse_subsample, sample_sites
+from pyro_dgm.objectives.sites import Site, is_masked_out, latent_sites, sample_sites
 
 
 @dataclass(frozen=True)

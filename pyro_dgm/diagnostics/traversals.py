@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import as_found, inspect_pair
-from pyro_dgm.objectives.traces import Site, latent_sites, observed_sites
+from pyro_dgm.objectives.sites import Site, latent_sites, observed_sites
 from pyro_dgm.objectives.weights import batch_plate
 
 

@@ -16,16 +16,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.traces import (
-    PARTICLES,
-    Given,
-    Layout,
-    Site,
-    has_auxiliary,
-    latent_sites,
-    prior_of,
-    run_pair,
-)
+from pyro_dgm.objectives.sites import Site, has_auxiliary, latent_sites
+from pyro_dgm.objectives.traces import PARTICLES, Given, Layout, prior_of, run_pair
 from pyro_dgm.objectives.weights import batch_plate, weigh
 
 

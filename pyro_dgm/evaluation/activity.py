@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.traces import latent_sites
+from pyro_dgm.objectives.sites import latent_sites
 
 ACTIVE_UNIT = 0.01  # smallest variance, in squared units of z
 _DRAWS = 10  # of the latents that other latents depend on

@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.checks import require_particles
 from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import inspect_pair
-from pyro_dgm.objectives.traces import require_particles
 from pyro_dgm.objectives.weights import log_weights
 
 # Elements of the data that one pass holds for all its particles: the arrays of a pass then stay in the caches.

@@ -16,17 +16,11 @@ from torch import Tensor
 from torch.distributions import Independent, constraints
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.checks import require_particles
 from pyro_dgm.objectives.elbo import closed_form, is_same
 from pyro_dgm.objectives.inspection import inspect_pair
-from pyro_dgm.objectives.traces import (
-    PARTICLES,
-    Layout,
-    Site,
-    is_point,
-    require_particles,
-    run_pair,
-    sample_sites,
-)
+from pyro_dgm.objectives.sites import Site, is_point, sample_sites
+from pyro_dgm.objectives.traces import PARTICLES, Layout, run_pair
 from pyro_dgm.objectives.weights import batch_plate
 
 # Numbers at the latent sites of one pass; what the networks hold between them is a small multiple of it.

@@ -14,15 +14,10 @@ from torch import Tensor, nn
 from torch.distributions import Independent, kl_divergence
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.checks import require_particles
 from pyro_dgm.objectives.inspection import Layouts
-from pyro_dgm.objectives.traces import (
-    Site,
-    latent_sites,
-    observed_sites,
-    require_particles,
-    run_pair,
-    sample_sites,
-)
+from pyro_dgm.objectives.sites import Site, latent_sites, observed_sites, sample_sites
+from pyro_dgm.objectives.traces import run_pair
 
 
 class ELBO(nn.Module):

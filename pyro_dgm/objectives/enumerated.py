@@ -19,16 +19,10 @@ from pyro.util import check_traceenum_requirements
 from torch import Tensor
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.checks import in_one_line
 from pyro_dgm.objectives.inspection import as_found
-from pyro_dgm.objectives.traces import (
-    Given,
-    Site,
-    in_one_line,
-    is_finite,
-    is_marked,
-    latent_sites,
-    plate_nesting,
-)
+from pyro_dgm.objectives.sites import Site, is_finite, is_marked, latent_sites, plate_nesting
+from pyro_dgm.objectives.traces import Given
 
 EXACT = "_is_exact"  # in the ``infer`` of a site: its distribution is the conditional of the model itself
 # The ones that Pyro builds anew from the log-probabilities of their values.

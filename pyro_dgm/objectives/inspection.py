@@ -14,19 +14,9 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from pyro_dgm.objectives.traces import (
-    Given,
-    Layout,
-    has_auxiliary,
-    plate_frames,
-    plate_nesting,
-    point_sites,
-    refuse_points,
-    require_equal_masks,
-    require_plates,
-    run_pair,
-    sample_sites,
-)
+from pyro_dgm.objectives.checks import refuse_points, require_equal_masks, require_plates
+from pyro_dgm.objectives.sites import has_auxiliary, plate_frames, plate_nesting, point_sites, sample_sites
+from pyro_dgm.objectives.traces import Given, Layout, run_pair
 
 
 def inspect_pair(

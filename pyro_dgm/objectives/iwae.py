@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyro_dgm.objectives.checks import require_particles, require_reparameterised
 from pyro_dgm.objectives.inspection import Layouts
-from pyro_dgm.objectives.traces import require_particles, require_reparameterised, run_pair
+from pyro_dgm.objectives.traces import run_pair
 from pyro_dgm.objectives.weights import weigh
 
 

@@ -16,7 +16,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyro_dgm.objectives.inspection import as_found
-from pyro_dgm.objectives.traces import Site
+from pyro_dgm.objectives.sites import Site
 
 Loss = Callable[..., Any]
 

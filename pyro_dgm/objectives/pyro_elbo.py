@@ -15,9 +15,11 @@ from pyro.infer import RenyiELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.checks import require_reparameterised
 from pyro_dgm.objectives.elbo import closed_form
 from pyro_dgm.objectives.inspection import as_found
-from pyro_dgm.objectives.traces import Layout, latent_sites, require_reparameterised, run_pair
+from pyro_dgm.objectives.sites import latent_sites
+from pyro_dgm.objectives.traces import Layout, run_pair
 
 
 class PyroELBO(nn.Module):

@@ -11,17 +11,10 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.objectives.checks import refuse_subsample, require_particles
 from pyro_dgm.objectives.inspection import inspect_pair
-from pyro_dgm.objectives.traces import (
-    PARTICLES,
-    Layout,
-    Site,
-    observed_sites,
-    refuse_subsample,
-    require_particles,
-    run_pair,
-    sample_sites,
-)
+from pyro_dgm.objectives.sites import Site, observed_sites, sample_sites
+from pyro_dgm.objectives.traces import PARTICLES, Layout, run_pair
 
 
 def log_weights(

@@ -19,7 +19,8 @@ from torch import nn
 from pyro_dgm.models import PPCA
 from pyro_dgm.objectives import ELBO, IWAE, PyroELBO, log_weights
 from pyro_dgm.objectives.inspection import inspect_pair
-from pyro_dgm.objectives.traces import run_pair, sample_sites
+from pyro_dgm.objectives.sites import sample_sites
+from pyro_dgm.objectives.traces import run_pair
 
 D, L, B = 6, 3, 4
 Z_LIMIT = 4.9

@@ -15,7 +15,8 @@ from pyro import poutine
 
 from pyro_dgm.objectives import enumerated, log_weights
 from pyro_dgm.objectives.enumerated import complete_guide
-from pyro_dgm.objectives.traces import Given, latent_sites
+from pyro_dgm.objectives.sites import latent_sites
+from pyro_dgm.objectives.traces import Given
 
 N, K, T, PIXELS = 4, 3, 4, 2
 MARK = {"enumerate": "parallel"}

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pyro_dgm.diagnostics import draws
-from pyro_dgm.objectives.traces import latent_sites, prior_of
+from pyro_dgm.objectives.sites import latent_sites
+from pyro_dgm.objectives.traces import prior_of
 from tests.diagnostics import test_diagnostics_inference_data as stated
 from tests.laws.gaussian_pair import Gaussians, edited, planted, renamed
 
