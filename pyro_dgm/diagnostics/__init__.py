@@ -3,7 +3,8 @@
 from pyro_dgm.diagnostics.advice import Advice, advise
 from pyro_dgm.diagnostics.examination import Examination, examine
 from pyro_dgm.diagnostics.examination_report import report_examination
-from pyro_dgm.diagnostics.gaps import InferenceGap, gap_difference, inference_gap
+from pyro_dgm.diagnostics.gap_parts import InferenceGap, gap_difference
+from pyro_dgm.diagnostics.gaps import inference_gap
 from pyro_dgm.diagnostics.gradient_noise import GradientQuality, gradient_quality
 from pyro_dgm.diagnostics.importance_weights import Importance, importance
 from pyro_dgm.diagnostics.inference_data import to_inferencedata

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pyro_dgm.diagnostics.examination import Examination
-from pyro_dgm.diagnostics.gaps import InferenceGap, gap_difference
+from pyro_dgm.diagnostics.gap_parts import InferenceGap, gap_difference
 from pyro_dgm.diagnostics.importance_weights import Importance
 from pyro_dgm.diagnostics.nuts import NutsReference
 from pyro_dgm.diagnostics.posterior_collapse import Collapse

@@ -10,7 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pyro_dgm.diagnostics.gaps import InferenceGap, inference_gap
+from pyro_dgm.diagnostics.gap_parts import InferenceGap
+from pyro_dgm.diagnostics.gaps import inference_gap
 from pyro_dgm.diagnostics.importance_weights import Importance, importance
 from pyro_dgm.diagnostics.nuts import NutsReference, nuts_reference
 from pyro_dgm.diagnostics.posterior_collapse import Collapse, collapse

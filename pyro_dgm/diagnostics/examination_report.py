@@ -10,7 +10,7 @@ import numpy as np
 
 from pyro_dgm.diagnostics.advice import Advice, advise
 from pyro_dgm.diagnostics.examination import Examination
-from pyro_dgm.diagnostics.gaps import InferenceGap, gap_difference
+from pyro_dgm.diagnostics.gap_parts import InferenceGap, gap_difference
 from pyro_dgm.diagnostics.importance_weights import Importance
 from pyro_dgm.diagnostics.nuts import NutsReference
 from pyro_dgm.diagnostics.plots import calibration_plot, gap_bars, k_hat_plot

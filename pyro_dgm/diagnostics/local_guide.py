@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import constraints, transform_to
 
+from pyro_dgm.diagnostics.moved import moved, zero_offsets
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.elbo import ELBO
 from pyro_dgm.objectives.enumerated import EXACT
 from pyro_dgm.objectives.sites import sample_sites
-
-# name of a parameter, its value, its constraint -> the value to take instead
-Move = Callable[[str, Tensor, constraints.Constraint], Tensor]
-# Of parameters that say the same, the one that is free of rounding or cheapest to build from.
-_REDUNDANT = {"logits": {"probs"}, "scale_tril": {"covariance_matrix", "precision_matrix"}}
 
 _CHECK_EVERY = 25  # steps
 _STALLED = 1e-3  # nats per datum between two checks
@@ -78,7 +71,7 @@ class LocalGuide(Messenger):
                 continue  # the model's own conditional, which has no better
             if plate is not None and all(frame.name != plate for frame in site["cond_indep_stack"]):
                 continue
-            offsets = _zero_offsets(site)
+            offsets = zero_offsets(site)
             if offsets:
                 self.offsets[name] = offsets
         if not self.offsets and not all(site["infer"].get(EXACT) for site in sites.values()):
@@ -98,11 +91,11 @@ class LocalGuide(Messenger):
         if offsets is None or msg["done"] or msg["is_observed"] or site_is_subsample(msg):
             return
         if msg["fn"].has_rsample:
-            msg["value"] = _moved(msg["fn"], offsets).rsample()
+            msg["value"] = moved(msg["fn"], offsets).rsample()
             offsets = {name: offset.detach() for name, offset in offsets.items()}
-            msg["fn"], msg["done"] = _moved(msg["fn"], offsets), True
+            msg["fn"], msg["done"] = moved(msg["fn"], offsets), True
         else:
-            msg["fn"] = _moved(msg["fn"], offsets)
+            msg["fn"] = moved(msg["fn"], offsets)
 
 
 def fit_local_guide(
@@ -170,94 +163,3 @@ class _Unscaled(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         msg["scale"] = 1.0
-
-
-def _zero_offsets(site: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Offsets of a site by parameter, after a check that the site can be rebuilt with them."""
-    offsets: dict[str, Tensor] = {}
-
-    def record(name: str, value: Tensor, constraint: constraints.Constraint) -> Tensor:
-        offsets[name] = torch.zeros_like(transform_to(constraint).inv(value))
-        return value
-
-    fn, value = site["fn"], site["value"]
-    try:
-        _rebuilt(fn, record)
-        moved = _moved(fn, offsets)
-        before, after = fn.log_prob(value), moved.log_prob(value)
-        same = moved.batch_shape == fn.batch_shape and torch.allclose(before, after, rtol=1e-2, atol=1e-2)
-        failure = "" if same else "its density changes when it is rebuilt"
-    except Exception as error:  # whatever a user's distribution makes of its constructor
-        failure = f"{type(error).__name__}: {error}".splitlines()[0]
-    if failure:
-        raise InvalidInput(
-            "a family whose members cannot be reached from its parameters",
-            where=f"site {site['name']!r}",
-            value=f"{type(fn).__name__} ({failure})",
-            expected="a distribution that its constructor rebuilds from the parameters in arg_constraints",
-        )
-    return offsets
-
-
-def _moved(fn: Any, offsets: Mapping[str, Tensor]) -> Any:
-    def move(name: str, value: Tensor, constraint: constraints.Constraint) -> Tensor:
-        transform = transform_to(constraint)
-        return transform(transform.inv(value) + offsets[name])
-
-    return _rebuilt(fn, move)
-
-
-def _rebuilt(fn: Any, move: Move, prefix: str = "", batch_shape: Sequence[int] | None = None) -> Any:
-    """A distribution with its free parameters moved.
-
-    Args:
-        fn: the distribution; what it wraps is moved, and what a transform does stays.
-        move: gives the new value of a parameter.
-        prefix: path to ``fn`` from the one that wraps it.
-        batch_shape: that of an expanded distribution, for the parameters of the one inside.
-    """
-    has_rsample = fn.has_rsample
-    match fn:
-        case dist.Delta():
-            return fn  # a point that earlier sites determine
-        case torch.distributions.Independent():
-            inner = _rebuilt(fn.base_dist, move, prefix)
-            result = dist.Independent(inner, fn.reinterpreted_batch_ndims)
-        case MaskedDistribution():
-            result = _rebuilt(fn.base_dist, move, prefix).mask(fn._mask)
-        case ExpandedDistribution():
-            result = _rebuilt(fn.base_dist, move, prefix, fn.batch_shape)
-        case torch.distributions.TransformedDistribution() if not fn.arg_constraints:
-            inner = _rebuilt(fn.base_dist, move, prefix + "base.")
-            result = dist.TransformedDistribution(inner, fn.transforms)
-        case torch.distributions.MixtureSameFamily():
-            mixture = _rebuilt(fn.mixture_distribution, move, prefix + "mixture.")
-            components = _rebuilt(fn.component_distribution, move, prefix + "component.")
-            result = type(fn)(mixture, components)
-        case _ if not any(_is_free(fn.arg_constraints[name]) for name in _parameters(fn)):
-            return fn
-        case _:
-            arguments = {}
-            for name in _parameters(fn):
-                value, constraint = getattr(fn, name), fn.arg_constraints[name]
-                if batch_shape is not None:
-                    value = value.expand(*batch_shape, *value.shape[len(fn.batch_shape) :])
-                arguments[name] = move(prefix + name, value, constraint) if _is_free(constraint) else value
-            # Not validated: a scale that underflows costs its datum, not the run.
-            result = type(fn)(**arguments, validate_args=False)
-    if result.has_rsample != has_rsample:
-        result.has_rsample = has_rsample  # set by hand, to ask for the score-function gradient
-    return result
-
-
-def _parameters(fn: Any) -> list[str]:
-    names = set(fn.arg_constraints)
-    for name, others in _REDUNDANT.items():
-        if name in names:
-            names -= others
-    return [name for name in fn.arg_constraints if name in names]
-
-
-def _is_free(constraint: constraints.Constraint) -> bool:
-    """Whether a parameter is continuous and may move whatever the other parameters are."""
-    return not (constraints.is_dependent(constraint) or constraint.is_discrete)

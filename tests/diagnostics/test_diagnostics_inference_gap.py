@@ -10,7 +10,8 @@ import torch
 from pyro.distributions import constraints
 from pyro.infer import autoguide
 
-from pyro_dgm.diagnostics.gaps import gap_difference, inference_gap
+from pyro_dgm.diagnostics.gap_parts import gap_difference
+from pyro_dgm.diagnostics.gaps import inference_gap
 from pyro_dgm.diagnostics.local_guide import LocalGuide
 from pyro_dgm.diagnostics.psis import k_hat_threshold
 from pyro_dgm.errors import IncompatibleModel, InvalidInput

@@ -89,12 +89,12 @@ def changed(**parts):
 
 def moving(change):
     """The gap with other offsets than those that were optimised."""
-    true = local_guide._moved
+    true = local_guide.moved
 
     def mutant(*args, **options):
         with mock.patch.object(
             local_guide,
-            "_moved",
+            "moved",
             lambda fn, offsets: true(fn, {n: change(n, o) for n, o in offsets.items()}),
         ):
             return gap(*args, **options)
