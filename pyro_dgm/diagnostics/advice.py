@@ -65,16 +65,18 @@ def advise(found: Examination) -> Advice:
         _of_calibration(found.calibration, notes)
     if "test" in found.gaps:
         _of_gaps(found.gaps["test"], found.gaps.get("train"), notes)
-    if found.nuts is not None and found.nuts.reliable:
+    if found.nuts is not None and found.nuts.mixed.any():
         _of_chains(found.nuts, notes)
     if found.collapse is not None:
         _of_collapse(found.collapse, notes)
     limits = ["A mode that no draw has visited cannot be seen in weights, gaps or bounds."]
     if found.calibration is not None:
         limits.append("Calibration is about data that the model simulates; real data may lie elsewhere.")
-    if found.nuts is not None and not found.nuts.reliable:
+    if found.nuts is not None and not found.nuts.mixed.all():
+        mixed = found.nuts.mixed
+        which = f" at {(~mixed).sum()} of {len(mixed)} data" if mixed.any() else ""
         limits.append(
-            f"The guide is not judged by Markov chains, which need more steps: {'; '.join(found.nuts.reasons)}."
+            f"The guide is not judged by Markov chains{which}, which need more steps: {'; '.join(found.nuts.reasons)}."
         )
     limits += [f"Not done: {part}, since {reason}." for part, reason in found.left_out.items()]
     return Advice(
@@ -171,14 +173,12 @@ def _of_gaps(test: InferenceGap, train: InferenceGap | None, notes: _Notes) -> N
 
 
 def _of_chains(found: NutsReference, notes: _Notes) -> None:
-    shift, low, high = (
-        float(np.abs(found.mean_error).max()),
-        float(found.scale_ratio.min()),
-        float(found.scale_ratio.max()),
-    )
+    mixed = found.mixed
+    scales, shift = found.scale_ratio[mixed], float(np.nanmax(np.abs(found.mean_error[mixed])))
+    low, high = float(np.nanmin(scales)), float(np.nanmax(scales))
     told = (
-        f"means are at most {shift:.2f} standard deviations off, scales {low:.2f} to {high:.2f} times those of the "
-        "chains"
+        f"at {mixed.sum()} of {len(mixed)} data, means are at most {shift:.2f} standard deviations off, scales "
+        f"{low:.2f} to {high:.2f} times those of the chains"
     )
     if shift <= _LARGEST_SHIFT and _SCALES[0] <= low and high <= _SCALES[1]:
         notes.trustworthy.append(f"The guide against Markov chains: {told}.")

@@ -19,7 +19,7 @@ from pyro_dgm.diagnostics.psis import import_arviz
 from pyro_dgm.diagnostics.ranking import Units, buffers_as_found, guide_draws, plate_of_replications
 from pyro_dgm.diagnostics.rows import require_data
 from pyro_dgm.diagnostics.sliced import sliced_wasserstein
-from pyro_dgm.diagnostics.verdict import reliability
+from pyro_dgm.diagnostics.verdict import LARGEST_R_HAT, reliability
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.inspection import as_found, inspect_pair
 from pyro_dgm.objectives.sites import Site, latent_sites, sample_sites
@@ -66,6 +66,13 @@ class NutsReference:
     nuts_draws: np.ndarray
     reliable: bool
     reasons: tuple[str, ...]
+
+    @property
+    def mixed(self) -> np.ndarray:
+        """Whether the chains are a reference for a datum, (data,): none diverged, R-hat to 1.01, ESS from 400."""
+        moving = self.nuts_draws.std(axis=0) > 0  # the others are constants
+        fine = (self.r_hat <= LARGEST_R_HAT) & (self.ess >= _FEWEST_ESS)
+        return np.all(fine | ~moving, axis=1) & (self.divergences == 0)
 
 
 def nuts_reference(

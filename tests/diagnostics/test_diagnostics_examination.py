@@ -12,6 +12,7 @@ from pyro.infer.autoguide import AutoNormal
 from pyro_dgm.diagnostics.advice import advise
 from pyro_dgm.diagnostics.examination import Examination, examine
 from pyro_dgm.diagnostics.examination_report import examination_sections, report_examination
+from pyro_dgm.diagnostics.nuts import NutsReference
 from pyro_dgm.models import PPCA
 
 FEW = {"num_samples": 200, "num_gap": 30, "num_replications": 400, "num_nuts": 0}
@@ -133,6 +134,50 @@ def test_the_report_has_a_section_for_each_part(ppca, tmp_path):
         ">A guide</h1>" in text and text.count("data:image/png;base64,") == 3
     )  # a full covariance has no units
     assert all(math.isfinite(seconds) for seconds in found.seconds.values())
+
+
+def chains(r_hat, mean_error, ess=1000.0, divergences=0):
+    """Three data of one unit, and a second that does not move."""
+    zeros = np.zeros((3, 1))
+    draws = np.stack([np.random.default_rng(0).normal(size=(8, 3)), np.zeros((8, 3))], -1)
+    return NutsReference(
+        idata=None,
+        units=("z", "constant"),
+        mean_error=np.hstack([np.array(mean_error)[:, None], zeros * np.nan]),
+        mean_error_standard_error=zeros,
+        scale_ratio=np.hstack([zeros + 1, zeros * np.nan]),
+        sliced_wasserstein=zeros,
+        sliced_wasserstein_floor=zeros,
+        r_hat=np.hstack([np.array(r_hat)[:, None], zeros * np.nan]),
+        ess=np.hstack([zeros + ess, zeros * np.nan]),
+        divergences=divergences,
+        guide_draws=draws,
+        nuts_draws=draws,
+        reliable=max(r_hat) <= 1.01 and not divergences,
+        reasons=("a reason",),
+    )
+
+
+def said_of(nuts):
+    nothing = {"gaps": {}, "calibration": None, "collapse": None, "left_out": {}, "seconds": {}}
+    advice = advise(Examination(importance=None, nuts=nuts, **nothing))
+    return *advice.trustworthy, *advice.doubtful, *(line for line in advice.limits if "Markov" in line)
+
+
+def test_the_guide_is_judged_by_the_chains_that_have_mixed():
+    """An error at a datum whose chains have not mixed is not held against the guide, and the others are judged."""
+    (first, second) = said_of(chains([1.0, 1.005, 1.02], [0.1, -0.1, 0.9]))
+    assert "at 2 of 3 data, means are at most 0.10" in first
+    assert second.startswith("The guide is not judged by Markov chains at 1 of 3 data, which need more steps")
+    (doubt,) = said_of(chains([1.0, 1.005, 1.01], [0.1, -0.9, 0.1]))
+    assert "at 3 of 3 data, means are at most 0.90" in doubt
+    for none in (
+        chains([1.1, 1.2, 1.3], [0, 0, 0]),
+        chains([1, 1, 1], [0, 0, 0], ess=100),
+        chains([1, 1, 1], [0, 0, 0], divergences=1),
+    ):
+        (line,) = said_of(none)
+        assert line == "The guide is not judged by Markov chains, which need more steps: a reason."
 
 
 def test_chains_are_in_the_report(ppca, tmp_path):
