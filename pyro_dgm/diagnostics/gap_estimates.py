@@ -150,6 +150,16 @@ def failed(log_p_standard_error: np.ndarray, k_hat: np.ndarray, num_particles: i
     return np.where(np.isnan(k_hat), few, k_hat > k_hat_threshold(num_particles))
 
 
+def error_by_tail(log_p_standard_error: np.ndarray, k_hat: np.ndarray, num_particles: int) -> np.ndarray:
+    """Order of the error of a mean of weights whose tail has the shape k, infinite where k is not known.
+
+    S^(k - 1/2) times the standard error that the draws themselves show, as they would of a light tail.
+    """
+    with np.errstate(over="ignore"):
+        enlarged = log_p_standard_error * float(num_particles) ** np.maximum(k_hat - 0.5, 0)
+    return np.where(np.isnan(k_hat), math.inf, enlarged)
+
+
 def annealed_log_p(
     piece: Piece, chosen: np.ndarray, *, start: str, ais: Callable[..., AnnealedSamples]
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_dgm.diagnostics.gap_estimates import Piece, annealed_log_p, bounds, failed
+from pyro_dgm.diagnostics.gap_estimates import Piece, annealed_log_p, bounds, error_by_tail, failed
 from pyro_dgm.diagnostics.gap_parts import InferenceGap
 from pyro_dgm.diagnostics.rows import can_cut, is_joint, num_rows, take_rows
 from pyro_dgm.errors import InvalidInput
@@ -42,9 +42,11 @@ def inference_gap(
 
     log p(x) is estimated by importance weights from the guide or from its local optimum, whichever has the more
     effective draws among those that decide, if its k-hat alone does not speak against it; or by annealed importance
-    sampling; ``"auto"`` takes the latter for data whose k-hat says that the importance weights failed (fewer than 100
-    effective draws where there is no k-hat), if their latents are continuous. Either estimate is low rather than high,
-    and a mode that no draw or chain has visited is missing from it.
+    sampling. ``"auto"`` asks the latter of data whose k-hat k says that the weights of S draws failed (fewer than 100
+    effective draws where there is no k-hat), if their latents are continuous, and takes it where its standard error is
+    the smaller one; that of the weights is first enlarged by :math:`S^{k - 1/2}`, since the mean of such weights
+    settles more slowly. Either estimate is low rather than high, and a mode that no draw or chain has visited is
+    missing from it.
 
     Scales do not count and masks do, as in :func:`~pyro_dgm.objectives.weights.log_weights`.
 
@@ -57,8 +59,8 @@ def inference_gap(
         estimator: ``"auto"``, ``"iwae"`` or ``"ais"``.
         ais: sampler ``ais(densities, start)``; ``functools.partial(annealed_importance_sampling, ...)`` for other
             temperatures or chains.
-        start: where annealing begins: ``"prior"``, or ``"guide"``, which is nearer but does not leave a mode that the
-            guide misses as easily.
+        start: where annealing begins: ``"prior"``, or ``"guide"``, which is nearer and has less noise where it covers
+            the posterior, but leaves a mode that it misses, or a place that it is too narrow for, less easily.
 
     Raises:
         InvalidInput: no data, no particles, no steps, NaN in the data, an unknown option, a pair without weights,
@@ -99,7 +101,8 @@ def inference_gap(
             if estimator == "ais":
                 chosen[:] = True
             if estimator != "iwae" and chosen.any():
-                _anneal_chosen(piece, gap, chosen, start=start, ais=ais, required=estimator == "ais")
+                required = estimator == "ais"
+                _anneal_chosen(piece, gap, chosen, num_particles, start=start, ais=ais, required=required)
             found.append(gap)
     joined = {name: np.concatenate([gap[name] for gap in found]) for name in found[0]}
     return InferenceGap(**joined, num_particles=num_particles, joint=joint)
@@ -138,12 +141,13 @@ def _anneal_chosen(
     piece: Piece,
     gap: dict[str, np.ndarray],
     chosen: np.ndarray,
+    num_particles: int,
     *,
     start: str,
     ais: Callable[..., AnnealedSamples],
     required: bool,
 ) -> None:
-    """Puts annealed estimates in the place of the chosen data's; where there are none, weights stay, or it raises."""
+    """Puts annealed estimates in the place of the chosen data's where they are the better ones, or are required."""
     try:
         log_p, error = annealed_log_p(piece, chosen, start=start, ais=ais)
     except InvalidInput:
@@ -159,6 +163,8 @@ def _anneal_chosen(
             expected="finite densities wherever the start draws",
             cure="estimator='iwae'",
         )
+    if not required:
+        known &= error < error_by_tail(gap["log_p_standard_error"], gap["k_hat"], num_particles)[chosen]
     places = np.flatnonzero(chosen)[known]
     gap["log_p"][places], gap["log_p_standard_error"][places] = log_p[known], error[known]
     gap["estimator"][places] = "ais"

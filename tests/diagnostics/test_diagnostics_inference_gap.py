@@ -1,6 +1,7 @@
 """The inference gap of pairs of many kinds: structure, flows, autoguides, supports, discrete latents, bad input."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pyro
@@ -113,6 +114,23 @@ def test_failed_weights_are_annealed_and_others_are_not():
     assert gap.estimator.tolist() == ["iwae", "ais", "iwae"]
     assert gap.k_hat[1] > k_hat_threshold(1000)
     assert np.abs(gap.log_p - exact_log_p(X)).max() < 0.1
+
+
+@pytest.mark.parametrize(("noise", "taken"), [(0.01, True), (10.0, False)])
+def test_the_better_one_of_failed_weights_and_annealing_is_taken(noise, taken):
+    """Annealing is asked of the one datum whose weights failed, and believed if it has less noise than they."""
+    narrow = torch.tensor([0.7, 0.3, 0.7])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, narrow[: len(x)]))
+
+    def annealed(densities, sample):
+        return SimpleNamespace(log_weight=torch.tensor(exact_log_p(X)) + noise * torch.randn(16, 3))
+
+    gap = inference_gap(local_model, guide, X, num_particles=1000, steps=1, ais=annealed)
+    assert gap.estimator.tolist() == ["iwae", "ais" if taken else "iwae", "iwae"]
+    assert gap.k_hat[1] > k_hat_threshold(1000)
 
 
 def test_every_datum_is_annealed_where_that_is_asked_for():
