@@ -59,6 +59,16 @@ def _missing(model: Callable[..., Any], samples: dict[str, Tensor], batch: tuple
                 expected="draws of every latent but those of finitely many values, which NUTS sums out",
                 cure="the model that the chains ran on",
             )
+    for name, values in samples.items():
+        if name in sites and values.shape[2:] != sites[name]["value"].shape:
+            raise InvalidInput(
+                "draws of another shape than the latent",
+                where=f"site {name!r}",
+                value=tuple(values.shape[2:]),
+                expected=f"{tuple(sites[name]['value'].shape)}; Pyro's NUTS starts a latent that depends on a discrete "
+                "one with a copy for each of its values",
+                cure="nuts_reference, or an init_strategy of the right shape",
+            )
     for name in samples:
         if name not in sites:
             raise InvalidInput(

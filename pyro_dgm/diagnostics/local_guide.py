@@ -15,8 +15,7 @@ from torch import Tensor
 from pyro_dgm.diagnostics.moved import moved, zero_offsets
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.elbo import ELBO
-from pyro_dgm.objectives.enumerated import EXACT
-from pyro_dgm.objectives.sites import sample_sites
+from pyro_dgm.objectives.sites import EXACT, sample_sites
 
 _CHECK_EVERY = 25  # steps
 _STALLED = 1e-3  # nats per datum between two checks

@@ -6,16 +6,17 @@ import re
 
 import torch
 from pyro.poutine import Trace
-from torch import Tensor
 
 from pyro_dgm.errors import IncompatibleModel, InvalidInput
 from pyro_dgm.objectives.sites import (
+    EXACT,
     Site,
     has_auxiliary,
     is_finite,
     is_marked,
     latent_sites,
     layers,
+    mask_of,
     observed_sites,
     point_sites,
     sample_sites,
@@ -123,21 +124,18 @@ def require_equal_masks(model_trace: Trace, guide_trace: Trace) -> None:
     """Raises if log p counts other entries of a latent than log q, as where a guide forgets the ``obs_mask``."""
     in_guide = latent_sites(guide_trace)
     for name, site in latent_sites(model_trace).items():
-        masks = [site["mask"], in_guide[name]["mask"]]
-        if any(isinstance(mask, Tensor) for mask in masks):
-            log_prob = site["unscaled_log_prob"]
-            ours, theirs = (
-                torch.as_tensor(True if mask is None else mask, device=log_prob.device).expand(log_prob.shape)
-                for mask in masks
+        masks = [torch.as_tensor(mask_of(one)) for one in (site, in_guide[name])]
+        if not masks[0].any() or all(mask.all() for mask in masks):
+            continue  # a flat prior, without any density; or none
+        ours, theirs = torch.broadcast_tensors(*(mask.to(masks[0].device) for mask in masks))
+        if not torch.equal(ours, theirs):
+            raise InvalidInput(
+                "entries that are masked in the model and not in the guide, or the reverse",
+                where=f"site {name!r}",
+                value=f"{int((ours != theirs).sum())} of {ours.numel()}",
+                expected="one mask for log p and log q, or the bound is none",
+                cure="poutine.mask around the guide's site (for obs_mask, its complement)",
             )
-            if not torch.equal(ours, theirs):
-                raise InvalidInput(
-                    "entries that are masked in the model and not in the guide, or the reverse",
-                    where=f"site {name!r}",
-                    value=f"{int((ours != theirs).sum())} of {ours.numel()}",
-                    expected="one mask for log p and log q, or the bound is none",
-                    cure="poutine.mask around the guide's site (for obs_mask, its complement)",
-                )
 
 
 def _unplated(name: str, shape: str, expected: str) -> InvalidInput:
@@ -151,7 +149,12 @@ def _unplated(name: str, shape: str, expected: str) -> InvalidInput:
 
 
 def in_one_line(error: ValueError) -> InvalidInput | None:
-    """Pyro's pages about a value outside the support of its site and about a batch outside plates; None for others."""
+    """Pyro's pages about values outside a support and batches outside plates, and those that it adds to ours.
+
+    None for any other error.
+    """
+    if isinstance(error, InvalidInput):
+        return InvalidInput(str(error).partition(" Trace Shapes:")[0])
     if site := re.search(
         r" at site '(.*?)':\n.* to be within the support \((.*)\) of the distribution", str(error)
     ):
@@ -168,14 +171,17 @@ def in_one_line(error: ValueError) -> InvalidInput | None:
     return None
 
 
-def require_reparameterised(guide_trace: Trace, reason: str) -> None:
+def require_reparameterised(guide_trace: Trace, reason: str, *, takes_exact: bool = False) -> None:
     """Raises if a trained site of a guide is not reparameterised.
 
     Args:
         guide_trace: from a run with gradients.
         reason: why it has to be.
+        takes_exact: whether exact conditionals may stay, on whose draws no weight depends.
     """
     for name, site in sample_sites(guide_trace).items():
+        if takes_exact and site["infer"].get(EXACT):
+            continue
         if not site["fn"].has_rsample and not site["is_observed"] and site["log_prob"].requires_grad:
             raise InvalidInput(
                 "a site that is not reparameterised",

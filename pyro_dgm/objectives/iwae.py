@@ -52,6 +52,8 @@ class IWAE(nn.Module):
         layout = self._layouts(model, guide, batch, self.num_particles)
         runs = run_pair(model, guide, batch, self.num_particles, layout)
         for _, guide_trace in runs:
-            require_reparameterised(guide_trace, "IWAE's path-wise gradient would miss a term")
+            require_reparameterised(
+                guide_trace, "IWAE's path-wise gradient would miss a term", takes_exact=True
+            )
         log_w = weigh(runs, layout, num_particles=self.num_particles)
         return -(log_w.logsumexp(0) - math.log(self.num_particles)).sum()

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyro
+import torch
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
+from torch import Tensor
 
 Site = dict[str, Any]
+EXACT = "_is_exact"  # in the ``infer`` of a site: its distribution is the conditional of the model itself
 
 
 def sample_sites(trace: Trace) -> dict[str, Site]:
@@ -37,6 +40,18 @@ def is_masked_out(site: Site) -> bool:
     return site["mask"] is False or any(
         isinstance(layer, masked) and layer._mask is False for layer in layers(site)
     )
+
+
+def mask_of(site: Site) -> Tensor | bool:
+    """Mask of a site: ``poutine.mask``, and ``fn.mask`` of its distribution."""
+    masks = [site["mask"], *(getattr(layer, "_mask", None) for layer in layers(site))]
+    found: Tensor | bool = True
+    for mask in masks:
+        if mask is not None:
+            found = (
+                mask if found is True else torch.logical_and(torch.as_tensor(found), torch.as_tensor(mask))
+            )
+    return found
 
 
 def observed_sites(model_trace: Trace) -> dict[str, Site]:
