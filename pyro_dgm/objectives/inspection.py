@@ -146,21 +146,26 @@ def _agree(left: list[Tensor], right: list[Tensor]) -> bool:
 
 
 class Layouts:
-    """Layouts of the pairs that an objective has met, so that each pair is inspected once; forgotten with the pair."""
+    """Layouts of the pairs that an objective has met, so that each pair is inspected once; forgotten with the pair.
 
-    def __init__(self) -> None:
+    Args:
+        inspect: what looks at a pair, called as :func:`inspect_pair` is.
+    """
+
+    def __init__(self, inspect: Callable[..., Any] = inspect_pair) -> None:
+        self._inspect = inspect
         # By model, then by guide, both weakly: an id() would be given to another guide when this one is gone.
-        self._known: weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, dict[Any, Layout]]] = (
+        self._known: weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, dict[Any, Any]]] = (
             weakref.WeakKeyDictionary()
         )
 
     def __call__(
         self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...], num_particles: int
-    ) -> Layout:
+    ) -> Any:
         # A bound method is a new object each time, its owner is not.
         owners = getattr(model, "__self__", model), getattr(guide, "__self__", guide)
         key = getattr(model, "__func__", None), getattr(guide, "__func__", None), num_particles > 1
         layouts = self._known.setdefault(owners[0], weakref.WeakKeyDictionary()).setdefault(owners[1], {})
         if key not in layouts:
-            layouts[key] = inspect_pair(model, guide, batch, num_particles)
+            layouts[key] = self._inspect(model, guide, batch, num_particles)
         return layouts[key]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.checks import require_reparameterised
 from pyro_dgm.objectives.elbo import closed_form
-from pyro_dgm.objectives.inspection import as_found
+from pyro_dgm.objectives.inspection import Layouts, as_found
 from pyro_dgm.objectives.sites import latent_sites
 from pyro_dgm.objectives.traces import Layout, run_pair
 
@@ -53,12 +53,11 @@ class PyroELBO(nn.Module):
     def __init__(self, elbo: pyro.infer.ELBO) -> None:
         super().__init__()
         self.elbo = elbo
-        self._checked = not isinstance(elbo, TraceMeanField_ELBO | RenyiELBO)
+        self._looks = Layouts(self._look) if isinstance(elbo, TraceMeanField_ELBO | RenyiELBO) else None
 
     def forward(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
-        if not self._checked:
-            self._check(model, guide, batch)
-            self._checked = True
+        if self._looks is not None:
+            self._looks(model, guide, batch, 1)
         with _refusing():
             if not torch.is_grad_enabled():
                 return _total(self.elbo.loss(model, guide, *batch))
@@ -78,7 +77,9 @@ class PyroELBO(nn.Module):
         carrier = torch.stack([(leaf * gradient).sum() for leaf, gradient in gradients.items()]).sum()
         return value.to(carrier) + (carrier - carrier.detach())
 
-    def _check(self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...]) -> None:
+    def _look(
+        self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...], num_particles: int
+    ) -> None:
         """Refuses what Pyro's objects take without a word."""
         with as_found(), poutine.block(), torch.enable_grad(), _refusing():
             ((model_trace, guide_trace),) = run_pair(model, guide, batch, 1, Layout(math.inf, False, True))
