@@ -13,7 +13,7 @@ from pyro_dgm.diagnostics.psis import import_arviz, k_hat_threshold
 if TYPE_CHECKING:
     from arviz import InferenceData
 
-LARGEST_R_HAT = 1.01
+_LARGEST_R_HAT = 1.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,11 +163,11 @@ def _judge_r_hats(posterior: Any, reasons: list[str], numbers: dict[str, Any]) -
     }
     name = max(worst, key=lambda name: worst[name])
     numbers |= {"worst_r_hat": _finite(worst[name]), "worst_r_hat_variable": name}
-    above = sum(int((r_hat > LARGEST_R_HAT).sum()) for r_hat in r_hats.values())
+    above = sum(int((r_hat > _LARGEST_R_HAT).sum()) for r_hat in r_hats.values())
     if above:
         total = sum(r_hat.size for r_hat in r_hats.values())
         reasons.append(
-            f"R-hat of {above} of {total} is above {LARGEST_R_HAT}, the worst {worst[name]:.3f} in {name!r}: "
+            f"R-hat of {above} of {total} is above {_LARGEST_R_HAT}, the worst {worst[name]:.3f} in {name!r}: "
             "the chains have not mixed"
         )
 

@@ -82,7 +82,7 @@ def _cure_by_enumeration(site: Site) -> str:
     if not is_finite(site):
         return ""
     if not is_marked(site):
-        return ", or infer={'enumerate': 'parallel'} in the model, so that it can be summed out"
+        return ", or pyro.infer.config_enumerate(model), so that it can be summed out"
     return ", complete_guide(model, guide, batch), or PyroELBO(TraceEnum_ELBO()) for training"
 
 

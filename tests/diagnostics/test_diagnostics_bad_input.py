@@ -77,7 +77,7 @@ def test_a_site_that_the_model_lacks(tool):
 def test_a_discrete_latent_that_is_not_marked(tool):
     unmarked = poutine.infer_config(mixture, config_fn=lambda site: {"enumerate": None})
     with pytest.raises(
-        InvalidInput, match=r"without a guide in site 'k'.*try to add it, or infer=\{'enumerate'"
+        InvalidInput, match="without a guide in site 'k'.*try to add it, or pyro.infer.config_enumerate"
     ):
         TOOLS[tool](unmarked, guide, X)
 
