@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_dgm.diagnostics.draw_table import as_numpy
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.divergence import arranged, is_in, masked
+from pyro_dgm.objectives.divergence_terms import arranged, is_in, masked
 from pyro_dgm.objectives.sites import Site, is_point, latent_sites, sample_sites
 from pyro_dgm.objectives.traces import PARTICLES, Given, Layout, run_pair
 from pyro_dgm.objectives.weights import batch_plate

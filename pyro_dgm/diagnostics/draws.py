@@ -24,7 +24,7 @@ from pyro_dgm.diagnostics.draw_table import (
 )
 from pyro_dgm.diagnostics.simulation import Anew
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.divergence import divergence_terms
+from pyro_dgm.objectives.divergence_terms import divergence_terms
 from pyro_dgm.objectives.inspection import inspect_pair
 from pyro_dgm.objectives.sites import Site, latent_sites, observed_sites, sample_sites
 from pyro_dgm.objectives.traces import PARTICLES, Given, Layout, run_pair

@@ -11,7 +11,8 @@ from typing import Any
 
 from pyro_dgm.diagnostics.advice import Advice, advise
 from pyro_dgm.diagnostics.examination import Examination, examine
-from pyro_dgm.diagnostics.examination_report import examination_sections, findings
+from pyro_dgm.diagnostics.examination_report import findings
+from pyro_dgm.diagnostics.examination_sections import examination_sections
 from pyro_dgm.diagnostics.latent_pictures import traversal_grid
 from pyro_dgm.diagnostics.pictures import grids_beside, worst_explained
 from pyro_dgm.diagnostics.report import Picture, Section, Table, write_report

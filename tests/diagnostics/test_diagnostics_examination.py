@@ -11,7 +11,8 @@ from pyro.infer.autoguide import AutoNormal
 
 from pyro_dgm.diagnostics.advice import advise
 from pyro_dgm.diagnostics.examination import Examination, examine
-from pyro_dgm.diagnostics.examination_report import examination_sections, report_examination
+from pyro_dgm.diagnostics.examination_report import report_examination
+from pyro_dgm.diagnostics.examination_sections import examination_sections
 from pyro_dgm.diagnostics.nuts import NutsReference
 from pyro_dgm.models import PPCA
 
