@@ -14,7 +14,7 @@ from pyro.infer.mcmc.api import AbstractMCMC
 from pyro.poutine import Trace
 
 from pyro_dgm.diagnostics import draws, inference_data
-from pyro_dgm.objectives import divergence
+from pyro_dgm.objectives import divergence_terms
 from tests.diagnostics import test_diagnostics_inference_data as stated
 from tests.laws.gaussian_pair import DATA, Gaussians, assembled, edited, planted, renamed, rolled
 
@@ -64,7 +64,7 @@ def without_guide(runs, layout, true=draws.weigh, **options):
     return true([(model_trace, Trace()) for model_trace, _ in runs], layout, **options)
 
 
-def turned_around(q, p, true=divergence.closed_form):
+def turned_around(q, p, true=divergence_terms.closed_form):
     return true(p, q)
 
 
@@ -112,7 +112,7 @@ LAWS = [
             **{f"{name} of another datum": EDITED(rolled("data"), name) for name in STATS},
             **{f"{name} negative": EDITED(lambda values, made: -values, name) for name in STATS},
             "log-weight without the guide": planted(draws, weigh=without_guide),
-            "KL(p || q)": planted(divergence, closed_form=turned_around),
+            "KL(p || q)": planted(divergence_terms, closed_form=turned_around),
             "likelihood for the weight": EDITED(
                 lambda values, made: sum(made["sample_stats"][name] for name in LIKELIHOODS), "log_weight"
             ),
