@@ -21,7 +21,7 @@ from pyro_dgm.errors import Fault
 from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import inspect_pair
 
-_CHAINS: dict[str, Any] = {"num_samples": 250, "warmup": 150, "num_chains": 8}  # what half a minute allows
+_CHAINS: dict[str, Any] = {"num_samples": 150, "warmup": 120, "num_chains": 8}  # what half a minute allows
 _PARTICLES = 2000  # for the bounds of the gap
 
 
