@@ -15,7 +15,7 @@ from torch import nn
 
 from pyro_dgm import distributions, nets
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.models import PPCA, VAE
+from pyro_dgm.models import CVAE, DRAW, PPCA, VAE, ConvDRAW, HierarchicalVAE, LadderVAE
 from pyro_dgm.objectives import ELBO, IWAE, PyroELBO, log_weights
 from pyro_dgm.program import Pair, Program
 
@@ -51,6 +51,19 @@ PROGRAMS = {
         ),
         grey,
     ),
+    "cvae": (lambda: CVAE(SHAPE, 4, 3, hidden=(16,)), lambda n: (binary(n), torch.arange(n) % 4)),
+    "hierarchical_vae": (lambda: HierarchicalVAE(SHAPE, (4, 3), hidden=((16,), (8, 8))), binary),
+    "hierarchical_vae_3": (lambda: HierarchicalVAE(SHAPE, (4, 3, 2), hidden=((16,), (8,), ())), binary),
+    "ladder_vae": (lambda: LadderVAE(SHAPE, (4, 3), width=16), binary),
+    "ladder_vae_3": (lambda: LadderVAE(SHAPE, (4, 3, 2), width=16), binary),
+    "draw": (lambda: DRAW(SHAPE, 3, num_steps=2, hidden=8, read_size=2, write_size=3), binary),
+    "draw_without_attention": (
+        lambda: DRAW(
+            SHAPE, 3, num_steps=3, hidden=8, read=nets.FullRead(SHAPE), write=nets.FullWrite((1, *SHAPE), 8)
+        ),
+        binary,
+    ),
+    "conv_draw": (lambda: ConvDRAW(SHAPE, 1, num_steps=2, channels=4, kernel_size=3), binary),
     "ppca": (lambda: PPCA(5, 2), lambda n: torch.randn(n, 5)),
     "ppca_amortised": (
         lambda: PPCA(5, 2, posterior=nn.Sequential(nn.Linear(5, 4), distributions.DiagonalNormal(4, 2))),
@@ -60,67 +73,74 @@ PROGRAMS = {
 programs = pytest.mark.parametrize(("make", "draw"), PROGRAMS.values(), ids=PROGRAMS.keys())
 
 
-def assert_trains_every_parameter(program, x):
-    """Two SVI steps on one tensor change every parameter and keep the module's own tensors in Pyro's store."""
+def batch_of(draw, n):
+    """What a draw function gives, a tensor x or a tuple (x, y), as a batch."""
+    drawn = draw(n)
+    return drawn if isinstance(drawn, tuple) else (drawn,)
+
+
+def assert_trains_every_parameter(program, *batch):
+    """Two SVI steps on one batch change every parameter and keep the module's own tensors in Pyro's store."""
     before = {name: value.detach().clone() for name, value in program.named_parameters()}
     svi = SVI(program.model, program.guide, pyro.optim.Adam({"lr": 0.01}), ELBO())
-    svi.step(x)
-    svi.step(x)
+    svi.step(*batch)
+    svi.step(*batch)
     unchanged = [name for name, value in program.named_parameters() if torch.equal(value, before[name])]
     assert unchanged == []
 
 
 @programs
 def test_a_second_instance_trains_its_own_parameters(make, draw):
-    first, second, x = make(), make(), draw(6)
-    assert_trains_every_parameter(first, x)
+    first, second, batch = make(), make(), batch_of(draw, 6)
+    assert_trains_every_parameter(first, *batch)
     frozen = {name: value.detach().clone() for name, value in first.named_parameters()}
-    assert_trains_every_parameter(second, x)
+    assert_trains_every_parameter(second, *batch)
     assert all(torch.equal(value, frozen[name]) for name, value in first.named_parameters())
 
 
 @programs
 def test_a_deepcopy_trains_its_own_parameters(make, draw):
-    program, x = make(), draw(6)
-    assert_trains_every_parameter(program, x)
+    program, batch = make(), batch_of(draw, 6)
+    assert_trains_every_parameter(program, *batch)
     clone = copy.deepcopy(program)
     assert clone.pyro_name != program.pyro_name
-    assert_trains_every_parameter(clone, x)
-    assert_trains_every_parameter(program, x)
+    assert_trains_every_parameter(clone, *batch)
+    assert_trains_every_parameter(program, *batch)
 
 
 @programs
 def test_a_replaced_parameter_is_trained(make, draw):
-    program, x = make(), draw(6)
-    assert_trains_every_parameter(program, x)
+    program, batch = make(), batch_of(draw, 6)
+    assert_trains_every_parameter(program, *batch)
     for module in program.modules():
         for name, value in list(module.named_parameters(recurse=False)):
             setattr(module, name, nn.Parameter(value.detach().clone()))
-    assert_trains_every_parameter(program, x)
+    assert_trains_every_parameter(program, *batch)
 
 
 @programs
 def test_state_goes_out_and_in_even_by_assignment(make, draw):
-    program, other, x = make(), make(), draw(6)
-    assert_trains_every_parameter(program, x)
-    assert_trains_every_parameter(other, x)
+    program, other, batch = make(), make(), batch_of(draw, 6)
+    assert_trains_every_parameter(program, *batch)
+    assert_trains_every_parameter(other, *batch)
     other.load_state_dict(program.state_dict())
     losses = []
     for p in (program, other):
         torch.manual_seed(0)
-        losses.append(ELBO()(p.model, p.guide, x).item())
+        losses.append(ELBO()(p.model, p.guide, *batch).item())
     assert losses[0] == losses[1]
     other.load_state_dict(copy.deepcopy(program.state_dict()), assign=True)
     for value in other.parameters():
         value.requires_grad_(True)
-    assert_trains_every_parameter(other, x)
+    assert_trains_every_parameter(other, *batch)
 
 
 @programs
 def test_float64(make, draw):
-    program, x = make().double(), draw(6).double()
+    program = make().double()
+    batch = [field.double() if field.is_floating_point() else field for field in batch_of(draw, 6)]
     for objective in (ELBO(), IWAE(3)):
-        loss = objective(program.model, program.guide, x)
+        loss = objective(program.model, program.guide, *batch)
         assert loss.dtype == torch.float64
         loss.backward()
     assert all(value.grad.dtype == torch.float64 for value in program.parameters())
@@ -128,31 +148,31 @@ def test_float64(make, draw):
 
 @programs
 def test_pyro_runs_on_it(make, draw):
-    program, x = make(), draw(3)
+    program, batch = make(), batch_of(draw, 3)
     for loss in (Trace_ELBO(), Trace_ELBO(num_particles=3, vectorize_particles=True), ELBO(2), IWAE(3)):
-        SVI(program.model, program.guide, pyro.optim.Adam({"lr": 0.01}), loss).step(x)
-    draws = Predictive(program.model, guide=program.guide, num_samples=4, parallel=True)(x)
-    assert draws["z"].shape[-3:-1] == (4, 3) or draws["z"].shape[0] == 4
+        SVI(program.model, program.guide, pyro.optim.Adam({"lr": 0.01}), loss).step(*batch)
+    draws = Predictive(program.model, guide=program.guide, num_samples=4, parallel=True)(*batch)
+    assert {value.shape[0] for name, value in draws.items() if name.startswith("z")} == {4}
     assert Predictive(program.model, num_samples=4)(None)["x"].shape[0] == 4
-    posterior = Importance(program.model, program.guide, num_samples=5).run(x)
+    posterior = Importance(program.model, program.guide, num_samples=5).run(*batch)
     assert torch.isfinite(posterior.get_log_normalizer())
 
 
 @programs
 def test_nuts_runs_on_it(make, draw):
-    program, x = make().eval(), draw(2)
+    program, batch = make().eval(), batch_of(draw, 2)
     for value in program.parameters():
         value.requires_grad_(False)
     mcmc = MCMC(NUTS(program.model, max_tree_depth=3), num_samples=4, warmup_steps=4, disable_progbar=True)
-    mcmc.run(x)
-    assert torch.isfinite(mcmc.get_samples()["z"]).all()
+    mcmc.run(*batch)
+    assert all(torch.isfinite(draws).all() for draws in mcmc.get_samples().values())
 
 
 @programs
 def test_weights_per_datum(make, draw):
-    program, x = make(), draw(4)
+    program, batch = make(), batch_of(draw, 4)
     with torch.no_grad():
-        assert log_weights(program.model, program.guide, x, num_particles=3).shape == (3, 4)
+        assert log_weights(program.model, program.guide, *batch, num_particles=3).shape == (3, 4)
     assert program.model(n=5).shape[0] == 5
 
 
@@ -160,8 +180,8 @@ def test_weights_per_datum(make, draw):
 def test_the_store_forgets_a_program_that_is_gone(make, draw):
     program, survivor = make(), make()
     program.other = survivor.model and next(survivor.parameters())  # a tensor that two programs share
-    assert_weights_registered(program, draw(3))
-    assert_weights_registered(survivor, draw(3))
+    assert_weights_registered(program, *batch_of(draw, 3))
+    assert_weights_registered(survivor, *batch_of(draw, 3))
     name = program.pyro_name
     del program
     gc.collect()
@@ -170,8 +190,8 @@ def test_the_store_forgets_a_program_that_is_gone(make, draw):
     assert all(store.param_name(value) for _, value in store.named_parameters())
 
 
-def assert_weights_registered(program, x):
-    program.guide(x)
+def assert_weights_registered(program, *batch):
+    program.guide(*batch)
     assert any(key.startswith(f"{program.pyro_name}$$$") for key in pyro.get_param_store())
 
 

@@ -23,7 +23,7 @@ from pyro_dgm.experiment.config import Config
 from pyro_dgm.objectives.player import HasPlayers, adam
 from pyro_dgm.program import Program
 from pyro_dgm.training.random_state import forked
-from pyro_dgm.training.steps import Players, require_loss
+from pyro_dgm.training.steps import Players, require_loss, split_loss
 
 _FEW = 4  # data in the rehearsed batch: enough for a plate, few enough for the largest model
 _TABLE = "Trace Shapes:"  # Pyro's table of all sites, which it adds to errors of a model, fits on no line
@@ -80,7 +80,7 @@ def _rehearse_players(objects: Namespace, batch: tuple[Any, ...]) -> None:
     for optimizer in steps.optimizers.values():
         _require_no_closure(type(optimizer), "objective")
     for player in players:
-        loss = require_loss(_run("objective", player.loss, *batch), player.name)
+        loss, _ = split_loss(_run("objective", player.loss, *batch), player.name)
         _run("objective", loss.backward, inputs=[p for p in player.parameters if p.requires_grad])
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.nets.residual import ResidualBlock
 from pyro_dgm.nets.shapes import check_event, positive_sizes
 
 
@@ -37,14 +38,15 @@ def _image_shape(shape: Sequence[int], where: str) -> tuple[int, ...]:
 class ConvEncoder(nn.Module):
     """A strided convolutional network from images to feature vectors.
 
-    One 3x3 convolution of stride 2 for each entry of ``channels``, each followed by an activation,
-    then one linear layer without activation. A side of length n becomes ceil(n/2) at each layer, so
-    every height and width is allowed.
+    One 3x3 convolution of stride 2 for each entry of ``channels``, each followed by ``num_blocks`` residual blocks
+    and an activation, then one linear layer without activation. A side of length n becomes ceil(n/2) at each
+    strided layer, so every height and width is allowed.
 
     Args:
         data_shape: shape of one image, (C, H, W) or (H, W).
         out_features: size of the feature vector.
         channels: widths of the layers from the data inwards.
+        num_blocks: residual blocks at each resolution.
         activation: makes one activation layer; called once for each convolution.
 
     Shape:
@@ -69,6 +71,7 @@ class ConvEncoder(nn.Module):
         out_features: int,
         *,
         channels: Sequence[int] = (32, 64),
+        num_blocks: int = 0,
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
@@ -78,7 +81,8 @@ class ConvEncoder(nn.Module):
         widths = (math.prod(self.data_shape[:-2]), *positive_sizes(channels, "channels"))
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
-            layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), activation()]
+            blocks = (ResidualBlock(fan_out, activation=activation) for _ in range(num_blocks))
+            layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), *blocks, activation()]
         self.convolutions = nn.Sequential(*layers)
         area = _halvings(height, len(channels))[-1] * _halvings(width, len(channels))[-1]
         self.head = nn.Linear(widths[-1] * area, out_features)
@@ -97,9 +101,9 @@ class ConvDecoder(nn.Module):
     """A strided transposed-convolutional network from feature vectors to images: ConvEncoder mirrored.
 
     One linear layer, then one 3x3 transposed convolution of stride 2 for each entry of ``channels``,
-    from the last to the first; an activation precedes each. The last has no activation. The output
-    padding of each layer is the one that gives back exactly the size that the encoder came from, so
-    every height and width is allowed.
+    from the last to the first; ``num_blocks`` residual blocks and an activation precede each. The last has no
+    activation. The output padding of each layer is the one that gives back exactly the size that the encoder came
+    from, so every height and width is allowed.
 
     Args:
         in_features: size of the input's last dimension.
@@ -107,6 +111,7 @@ class ConvDecoder(nn.Module):
             are channels. A decoder for an observation with P parameters per pixel has
             ``out_shape=(P, C, H, W)``.
         channels: widths of the layers from the data inwards, as in ConvEncoder.
+        num_blocks: residual blocks at each resolution.
         activation: makes one activation layer; called once for each transposed convolution.
 
     Shape:
@@ -130,6 +135,7 @@ class ConvDecoder(nn.Module):
         out_shape: Sequence[int],
         *,
         channels: Sequence[int] = (32, 64),
+        num_blocks: int = 0,
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
@@ -144,7 +150,9 @@ class ConvDecoder(nn.Module):
         for level in reversed(range(len(channels))):
             # Without output padding a side n becomes 2n - 1: right for an odd size, one short for an even.
             padding = (1 - heights[level] % 2, 1 - breadths[level] % 2)
+            blocks = (ResidualBlock(widths[level + 1], activation=activation) for _ in range(num_blocks))
             layers += [
+                *blocks,
                 activation(),
                 nn.ConvTranspose2d(
                     widths[level + 1], widths[level], 3, stride=2, padding=1, output_padding=padding

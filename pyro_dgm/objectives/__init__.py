@@ -5,6 +5,24 @@ from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.iwae import IWAE
 from pyro_dgm.objectives.player import HasPlayers, Player
 from pyro_dgm.objectives.pyro_elbo import PyroELBO
+from pyro_dgm.objectives.renyi import Renyi
+from pyro_dgm.objectives.reporting import Reports
+from pyro_dgm.objectives.schedules import Cyclical, Linear, Schedule, Sigmoid, Weight
 from pyro_dgm.objectives.weights import log_weights
 
-__all__ = ["ELBO", "IWAE", "HasPlayers", "Player", "PyroELBO", "complete_guide", "log_weights"]
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "Cyclical",
+    "HasPlayers",
+    "Linear",
+    "Player",
+    "PyroELBO",
+    "Renyi",
+    "Reports",
+    "Schedule",
+    "Sigmoid",
+    "Weight",
+    "complete_guide",
+    "log_weights",
+]

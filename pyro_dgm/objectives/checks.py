@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 from pyro.poutine import Trace
@@ -32,6 +33,15 @@ def require_particles(num_particles: int) -> int:
     return num_particles
 
 
+def require_option(where: str, value: str, known: Sequence[str]) -> str:
+    """``value`` if it is one of those known."""
+    if value not in known:
+        raise InvalidInput(
+            "unknown option", where=where, value=repr(value), expected=" or ".join(map(repr, known))
+        )
+    return value
+
+
 def check_pair(model_trace: Trace, guide_trace: Trace) -> None:
     """Raises if a pair has no bound.
 
@@ -44,13 +54,14 @@ def check_pair(model_trace: Trace, guide_trace: Trace) -> None:
         IncompatibleModel: the model observes nothing, or has no normalised density.
     """
     for name, site in sample_sites(model_trace).items():
-        if any(getattr(layer, "unnormalized", False) for layer in layers(site)):
-            raise IncompatibleModel(
-                "no normalised density",
-                where=f"site {name!r}",
-                expected="a density that integrates to one",
-                cure="a contrastive objective",
-            )
+        for layer in layers(site):
+            if getattr(layer, "unnormalized", False):
+                raise IncompatibleModel(
+                    "no normalised density",
+                    where=f"site {name!r}",
+                    expected="a density that integrates to one",
+                    cure=getattr(layer, "cure", "a contrastive objective"),
+                )
     if not observed_sites(model_trace):
         raise IncompatibleModel(
             "the model observes nothing",
@@ -162,7 +173,8 @@ def in_one_line(error: ValueError) -> InvalidInput | None:
             "value outside the support",
             where=f"site {site[1]!r}",
             expected=f"values in {site[2]}",
-            cure="other preprocessing (binarize, scale, levels), or another distribution there",
+            cure="other preprocessing (binarize, scale, levels), or another distribution there; for a latent, a guide "
+            "whose support is within that of its prior",
         )
     if site := re.search(
         r'at site "(.*?)", invalid log_prob shape\s+Expected \[(.*)\], actual \[(.*)\]', str(error)

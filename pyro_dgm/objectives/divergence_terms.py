@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Independent, constraints
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.elbo import closed_form, is_same
+from pyro_dgm.objectives.closed_form import closed_form, is_same
 from pyro_dgm.objectives.sites import Site, is_point, sample_sites
 from pyro_dgm.objectives.traces import PARTICLES
 from pyro_dgm.objectives.weights import batch_plate

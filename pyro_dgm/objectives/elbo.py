@@ -1,4 +1,4 @@
-"""The evidence lower bound, by one sample per site or with analytic Kullback-Leibler divergences."""
+"""The evidence lower bound, and what training makes of it: weights and thresholds of its divergence."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from pyro.distributions import MaskedDistribution
-from pyro.distributions.util import is_identically_zero, scale_and_mask
-from pyro.infer.util import MultiFrameTensor
 from pyro.poutine import Trace
 from torch import Tensor, nn
-from torch.distributions import Independent, kl_divergence
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.objectives.checks import require_particles
-from pyro_dgm.objectives.inspection import Layouts
-from pyro_dgm.objectives.sites import Site, latent_sites, observed_sites, sample_sites
+from pyro_dgm.objectives.checks import require_option, require_particles, require_reparameterised
+from pyro_dgm.objectives.elbo_terms import (
+    Groups,
+    Terms,
+    analytic_terms,
+    free_divergence,
+    monte_carlo_terms,
+    path_terms,
+)
+from pyro_dgm.objectives.inspection import Layouts, inspect_pair, inspect_paths
+from pyro_dgm.objectives.paths import Paths
+from pyro_dgm.objectives.schedules import Schedule, Weight
 from pyro_dgm.objectives.traces import run_pair
 
 
 class ELBO(nn.Module):
     r"""Negative evidence lower bound, summed over the data.
 
-    .. math:: -\sum_i \mathbb{E}_{q(z \mid x_i)} [\log p(x_i, z) - \log q(z \mid x_i)]
+    .. math:: -\sum_i \mathbb{E}_{q(z \mid x_i)} [\log p(x_i \mid z)] - \mathrm{KL}(q(z \mid x_i) \,\|\, p(z))
 
     Scales (subsampling, ``poutine.scale``) and masks count. With ``kl="monte_carlo"`` value and gradient are those
     of Pyro's ``Trace_ELBO``, score-function terms included (also that of the density of a discrete auxiliary site,
@@ -31,9 +36,21 @@ class ELBO(nn.Module):
     :math:`\mathrm{KL}(q \,\|\, p)` in closed form; sites must then come in the same order in model and guide, be
     reparameterised and have a closed form, or the first call raises (``TraceMeanField_ELBO`` only warns).
 
+    ``beta`` weighs the divergence, and ``free_bits`` gives a part of it for free: the loss is then no bound, and
+    :meth:`report` tells the bound beside it. Both are means of training: in evaluation mode (``.eval()``, as in the
+    validation by ``fit``) the loss is the untouched bound.
+
     Args:
         num_particles: number of draws from the guide that are averaged.
         kl: ``"monte_carlo"`` or ``"analytic"``.
+        beta: weight of the divergence, a number or a schedule (:class:`Linear`, :class:`Cyclical`, :class:`Sigmoid`,
+            or any function of the number of training steps, tensor to tensor).
+        free_bits: threshold :math:`\lambda` in nats: a group of latents whose divergence, averaged over the data, is
+            below it counts as :math:`\lambda`, and has no gradient from its divergence.
+        free_bits_per: what a group is: a ``"unit"`` of a site (a whole site where guide or prior does not factorise
+            over units), or a ``"site"``.
+        gradient: ``"pathwise"``, or ``"stl"`` (sticking the landing), which leaves out the term of zero expectation
+            and so has no variance where the guide is the posterior. It runs the guide once more.
 
     Raises:
         InvalidInput: a wrong argument; or, at the first call, a pair for which this is no bound, naming the site.
@@ -47,129 +64,93 @@ class ELBO(nn.Module):
         >>> loss = ELBO()(ppca.model, ppca.guide, x)  # the guide is exact: each sample gives -log p(x)
         >>> torch.allclose(loss, -ppca.log_prob(x).sum(), rtol=1e-4)
         True
+        >>> told = ELBO(beta=0.5, free_bits=0.1).report(ppca.model, ppca.guide, x)
+        >>> torch.allclose(told["elbo"], ppca.log_prob(x).sum(), rtol=1e-4)
+        True
 
     Reference:
         Kingma and Welling, "Auto-encoding variational Bayes", 2014.
         Ranganath, Gerrish and Blei, "Black box variational inference", 2014.
+        Higgins et al., "beta-VAE: learning basic visual concepts with a constrained variational framework", 2017.
+        Kingma et al., "Improving variational inference with inverse autoregressive flow", 2016 (free bits).
+        Roeder, Wu and Duvenaud, "Sticking the landing", 2017.
     """
 
     def __init__(
-        self, num_particles: int = 1, *, kl: Literal["monte_carlo", "analytic"] = "monte_carlo"
+        self,
+        num_particles: int = 1,
+        *,
+        kl: Literal["monte_carlo", "analytic"] = "monte_carlo",
+        beta: float | Schedule | Callable[[Tensor], Tensor] = 1.0,
+        free_bits: float = 0.0,
+        free_bits_per: Groups = "unit",
+        gradient: Literal["pathwise", "stl"] = "pathwise",
     ) -> None:
         super().__init__()
-        bounds = {"monte_carlo": _monte_carlo_bound, "analytic": _analytic_bound}
-        if kl not in bounds:
+        require_option("kl", kl, ("monte_carlo", "analytic"))
+        require_option("free_bits_per", free_bits_per, ("unit", "site"))
+        require_option("gradient", gradient, ("pathwise", "stl"))
+        if not 0.0 <= free_bits < float("inf"):
             raise InvalidInput(
-                "unknown option", where="kl", value=repr(kl), expected=" or ".join(map(repr, bounds))
+                "bad threshold", where="free_bits", value=free_bits, expected="nats >= 0 per group", cure="0"
+            )
+        if gradient == "stl" and (kl == "analytic" or free_bits):
+            raise InvalidInput(
+                "options that exclude each other",
+                where="gradient",
+                value=f"'stl' with {'free_bits' if free_bits else 'kl'}={free_bits or kl!r}",
+                expected="a divergence by the draws, whose gradient it is about",
+                cure="kl='monte_carlo' without free bits, or gradient='pathwise'",
             )
         self.num_particles = require_particles(num_particles)
         self.kl = kl
-        self._bound = bounds[kl]
-        self._layouts = Layouts()
+        self.beta = Weight(beta, name="beta")
+        self.free_bits = float(free_bits)
+        self.free_bits_per: Groups = free_bits_per
+        self.gradient = gradient
+        self._layouts = Layouts(inspect_paths if gradient == "stl" else inspect_pair)
 
     def forward(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+        return self.report(model, guide, *batch)["loss"]
+
+    def report(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> dict[str, Tensor]:
+        """``loss`` as the objective gives it; without gradient ``elbo``, the untouched bound, and ``kl``, its divergence.
+
+        Args:
+            model: Pyro model, called with the batch.
+            guide: Pyro guide, called with the batch.
+            batch: positional arguments of both.
+
+        Returns:
+            Scalars in nats, summed over the data.
+        """
         layout = self._layouts(model, guide, batch, self.num_particles)
+        terms, runs = self._terms(model, guide, batch, layout)
+        likelihood = torch.stack([term.likelihood for term in terms]).sum() / self.num_particles
+        divergence = torch.stack([term.divergence for term in terms]).sum() / self.num_particles
+        trained = divergence
+        if self.training:
+            if self.free_bits > 0.0:
+                free = [free_divergence(*run, self.free_bits, self.free_bits_per) for run in runs]
+                trained = torch.stack(free).sum() / self.num_particles
+            trained = self.beta() * trained
+        bound = (likelihood - divergence).detach()
+        return {"loss": trained - likelihood, "elbo": bound, "kl": divergence.detach()}
+
+    def _terms(
+        self, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...], layout: Any
+    ) -> tuple[list[Terms], list[tuple[Trace, Trace]]]:
+        if self.gradient == "stl" and torch.is_grad_enabled():
+            paths: list[Paths] = []
+
+            def through(guide: Callable[..., Any]) -> Paths:
+                paths.append(Paths(guide))
+                return paths[-1]
+
+            runs = run_pair(model, guide, batch, self.num_particles, layout, through)
+            for _, guide_trace in runs:
+                require_reparameterised(guide_trace, "only paths are followed")
+            return [path_terms(*run, path) for run, path in zip(runs, paths, strict=True)], runs
         runs = run_pair(model, guide, batch, self.num_particles, layout)
-        bounds = [self._bound(model_trace, guide_trace) for model_trace, guide_trace in runs]
-        return -torch.stack(bounds).sum() / self.num_particles
-
-
-def _monte_carlo_bound(model_trace: Trace, guide_trace: Trace) -> Tensor:
-    """Sum of log p - log q, whose gradient is the path-wise one plus score-function terms."""
-    model_sites, guide_sites = sample_sites(model_trace), sample_sites(guide_trace)
-    log_p: Tensor = sum(site["log_prob_sum"] for site in model_sites.values())
-    bound: Tensor = log_p - sum(site["log_prob_sum"] for site in guide_sites.values())
-    surrogate = log_p
-    for site in guide_sites.values():
-        _, score, entropy = site["score_parts"]
-        if not is_identically_zero(entropy):
-            surrogate = surrogate - entropy.sum()
-        if not is_identically_zero(score):
-            log_r = _log_ratio(model_sites, guide_sites)
-            surrogate = surrogate + (log_r.sum_to(site["cond_indep_stack"]) * score).sum()
-    return bound.detach() + (surrogate - surrogate.detach())
-
-
-def _log_ratio(model_sites: dict[str, Any], guide_sites: dict[str, Any]) -> MultiFrameTensor:
-    """log p - log q by plates: a site's score is multiplied only by the terms that share its plates."""
-    log_r = MultiFrameTensor()
-    for sign, sites in ((1.0, model_sites), (-1.0, guide_sites)):
-        for site in sites.values():
-            log_r.add((site["cond_indep_stack"], sign * site["log_prob"].detach()))
-    return log_r
-
-
-def _analytic_bound(model_trace: Trace, guide_trace: Trace) -> Tensor:
-    """Expected log-likelihood by one sample, minus closed-form divergences."""
-    bound: Tensor = sum(site["log_prob_sum"] for site in observed_sites(model_trace).values())
-    priors, posteriors = latent_sites(model_trace), latent_sites(guide_trace)
-    others = [name for name in sample_sites(guide_trace) if name not in posteriors]
-    if others:
-        raise InvalidInput(
-            "a guide site that is no latent variable of the model",
-            where="kl='analytic'",
-            value=", ".join(others),
-            expected="a guide without auxiliary sites, which leave no closed form (autoguides have them)",
-            cure="kl='monte_carlo'",
-        )
-    if list(priors) != list(posteriors):
-        raise InvalidInput(
-            "different order of sites in model and guide",
-            where="kl='analytic'",
-            value=f"{', '.join(priors)} against {', '.join(posteriors)}",
-            expected="the same order, or a closed-form divergence may be wrong",
-            cure="kl='monte_carlo'",
-        )
-    for name, q in posteriors.items():
-        p = priors[name]
-        if not q["fn"].has_rsample:
-            raise InvalidInput(
-                "a site that is not reparameterised",
-                where=f"site {name!r}",
-                expected="a reparameterised distribution with kl='analytic'",
-                cure="kl='monte_carlo', which adds its score-function term",
-            )
-        if not (is_same(q["scale"], p["scale"]) and is_same(q["mask"], p["mask"])):
-            raise InvalidInput(
-                "different scales or masks in model and guide",
-                where=f"site {name!r}",
-                expected="one scale and one mask for a divergence",
-                cure="kl='monte_carlo'",
-            )
-        bound = bound - scale_and_mask(closed_form(q, p), q["scale"], q["mask"]).sum()
-    return bound
-
-
-def closed_form(q: Site, p: Site) -> Tensor:
-    """KL(q || p) of two sites in nats, of their batch shape; raises InvalidInput where no closed form is known."""
-    try:
-        # Pyro takes a mask of one of the two (a flat prior, masked out) for a mask of both.
-        if not is_same(_mask(q["fn"]), _mask(p["fn"])):
-            raise NotImplementedError
-        divergence: Any = kl_divergence(q["fn"], p["fn"])
-        # Where both are masked out it is a plain number.
-        return divergence if isinstance(divergence, Tensor) else torch.zeros(q["fn"].batch_shape)
-    except NotImplementedError:
-        raise InvalidInput(
-            "no closed-form divergence",
-            where=f"site {q['name']!r}",
-            value=f"{q['fn']} from {p['fn']}",
-            expected="a pair of families that torch or Pyro knows",
-            cure="kl='monte_carlo', or Trace_ELBO",
-        ) from None
-
-
-def _mask(fn: Any) -> Any:
-    """Mask of a distribution (``fn.mask(...)``), which is not that of its site."""
-    while not isinstance(fn, MaskedDistribution):
-        if not isinstance(fn, Independent):
-            return None
-        fn = fn.base_dist
-    return fn._mask
-
-
-def is_same(left: Any, right: Any) -> bool:
-    """Whether two masks, or two scales, are the same."""
-    if left is None or right is None:
-        return left is right
-    return torch.equal(torch.as_tensor(left), torch.as_tensor(right))
+        of_run = analytic_terms if self.kl == "analytic" else monte_carlo_terms
+        return [of_run(*run) for run in runs], runs

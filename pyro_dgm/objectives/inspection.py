@@ -14,7 +14,9 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
+from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.checks import refuse_points, require_equal_masks, require_plates
+from pyro_dgm.objectives.paths import Paths
 from pyro_dgm.objectives.sites import has_auxiliary, plate_frames, plate_nesting, point_sites, sample_sites
 from pyro_dgm.objectives.traces import Given, Layout, run_pair
 
@@ -50,6 +52,42 @@ def inspect_pair(
             stacklevel=3,
         )
     return Layout(nesting, not failure, bool(sample_sites(guide_trace)))
+
+
+def inspect_paths(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...], num_particles: int = 1
+) -> Layout:
+    """Layout of a pair whose guide must have the same density when it is run again at given draws.
+
+    Raises:
+        InvalidInput: it has not, or what :func:`inspect_pair` refuses.
+        IncompatibleModel: the model observes nothing, or has no normalised density.
+    """
+    layout = inspect_pair(model, guide, batch, num_particles)
+    cure = "gradient='pathwise' (of IWAE, 'standard')"
+    with as_found(), poutine.block(), torch.enable_grad():
+        paths = Paths(guide)
+        try:
+            again = poutine.trace(paths).get_trace(*batch)
+            again.compute_log_prob()
+            paths.drawn.compute_log_prob()
+        except (KeyError, NotImplementedError) as error:
+            raise InvalidInput(
+                "a density that is known at its own draws only",
+                where="the guide",
+                value=f"{type(error).__name__}: {error}".splitlines()[0],
+                expected="distributions whose log_prob takes any value (planar flows have none)",
+                cure=cure,
+            ) from error
+    for name, site in sample_sites(paths.drawn).items():
+        if not _agree([again.nodes[name]["log_prob"]], [site["log_prob"]]):
+            raise InvalidInput(
+                "a guide with noise of its own",
+                where=f"site {name!r}",
+                expected="the same density when the guide is run again at the same draws",
+                cure=cure,
+            )
+    return layout
 
 
 @contextmanager

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from pyro_dgm.objectives.checks import require_particles, require_reparameterised
-from pyro_dgm.objectives.inspection import Layouts
-from pyro_dgm.objectives.traces import run_pair
-from pyro_dgm.objectives.weights import weigh
+from pyro_dgm.objectives.checks import require_option, require_particles, require_reparameterised
+from pyro_dgm.objectives.inspection import Layouts, inspect_pair, inspect_paths
+from pyro_dgm.objectives.paths import Paths
+from pyro_dgm.objectives.sites import sample_sites
+from pyro_dgm.objectives.traces import Layout, run_pair
+from pyro_dgm.objectives.weights import batch_plate, log_densities
 
 
 class IWAE(nn.Module):
@@ -25,8 +29,17 @@ class IWAE(nn.Module):
     ``RenyiELBO`` averages over the whole trace). Masks count; scales are ignored, since a scale inside the logarithm
     gives no bound. Gradients are path-wise: a guide site that depends on parameters must be reparameterised.
 
+    With more particles the standard gradient of the guide has a lower signal-to-noise ratio, as :math:`K^{-1/2}`.
+    With normalised weights :math:`\tilde w_k`, it is
+    :math:`\sum_k \tilde w_k (\partial_z \log w_k \, \partial_\phi z_k - \partial_\phi \log q(z_k))`. ``"stl"`` leaves
+    out the second part (biased for K above 1), and ``"dreg"`` is
+    :math:`\sum_k \tilde w_k^2 \, \partial_z \log w_k \, \partial_\phi z_k`, which has the same mean and a ratio that
+    grows. The gradient of the model, and of what the model takes from the guide, is the same in all three.
+
     Args:
         num_particles: number K of draws per datum.
+        gradient: ``"standard"``, ``"stl"`` (sticking the landing) or ``"dreg"`` (doubly reparameterised); the last
+            two run the guide once more.
 
     Raises:
         InvalidInput: a wrong argument; or, at the first call, a pair for which this is no bound, naming the site.
@@ -36,24 +49,74 @@ class IWAE(nn.Module):
         >>> import torch
         >>> from pyro_dgm.models import VAE
         >>> vae = VAE(data_shape=(1, 8, 8), latent_dim=2)
-        >>> IWAE(num_particles=5)(vae.model, vae.guide, torch.zeros(10, 1, 8, 8)).shape
-        torch.Size([])
+        >>> told = IWAE(num_particles=5, gradient="dreg").report(vae.model, vae.guide, torch.zeros(10, 1, 8, 8))
+        >>> bool(-told["loss"] >= told["elbo"])
+        True
 
     Reference:
         Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016.
+        Roeder, Wu and Duvenaud, "Sticking the landing", 2017.
+        Tucker, Lawson, Gu and Maddison, "Doubly reparameterized gradient estimators for Monte Carlo objectives", 2019.
     """
 
-    def __init__(self, num_particles: int) -> None:
+    def __init__(
+        self, num_particles: int, *, gradient: Literal["standard", "stl", "dreg"] = "standard"
+    ) -> None:
         super().__init__()
         self.num_particles = require_particles(num_particles)
-        self._layouts = Layouts()
+        self.gradient = require_option("gradient", gradient, ("standard", "stl", "dreg"))
+        self._layouts = Layouts(inspect_pair if gradient == "standard" else inspect_paths)
 
     def forward(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+        return self.report(model, guide, *batch)["loss"]
+
+    def report(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> dict[str, Tensor]:
+        """``loss`` as the objective gives it, and without gradient ``elbo``, the mean log-weight.
+
+        Args:
+            model: Pyro model, called with the batch.
+            guide: Pyro guide, called with the batch.
+            batch: positional arguments of both.
+
+        Returns:
+            Scalars in nats, summed over the data.
+        """
         layout = self._layouts(model, guide, batch, self.num_particles)
-        runs = run_pair(model, guide, batch, self.num_particles, layout)
+        paths: list[Paths] = []
+
+        def through(guide: Callable[..., Any]) -> Callable[..., Any]:
+            if self.gradient == "standard" or not torch.is_grad_enabled():
+                return guide
+            paths.append(Paths(guide))
+            return paths[-1]
+
+        runs = run_pair(model, guide, batch, self.num_particles, layout, through)
         for _, guide_trace in runs:
-            require_reparameterised(
-                guide_trace, "IWAE's path-wise gradient would miss a term", takes_exact=True
-            )
-        log_w = weigh(runs, layout, num_particles=self.num_particles)
-        return -(log_w.logsumexp(0) - math.log(self.num_particles)).sum()
+            reason = "the path-wise gradient of importance weights would miss a term"
+            require_reparameterised(guide_trace, reason, takes_exact=True)
+        log_p, log_q = log_densities(runs, layout, num_particles=self.num_particles)
+        log_w = log_p - log_q  # (particles, batch)
+        bound = (log_w.logsumexp(0) - math.log(self.num_particles)).sum()
+        elbo = log_w.detach().mean(0).sum()
+        if paths:
+            weights = log_w.detach().softmax(0)
+            surrogate = (weights * log_p).sum()
+            for number, (path, run) in enumerate(zip(paths, runs, strict=True)):
+                if self.gradient == "dreg":
+                    own = weights if len(paths) == 1 else weights[number : number + 1]
+                    path.scale(partial(_spread, own, run, layout))
+            # The guide of each run has its own draws, whose densities are columns of log_q.
+            surrogate = surrogate - sum(path.along((weights * log_q).sum()) for path in paths)
+            bound = bound.detach() + (surrogate - surrogate.detach())
+        return {"loss": -bound, "elbo": elbo}
+
+
+def _spread(weights: Tensor, run: Any, layout: Layout, name: str) -> Tensor:
+    """Weights (particles or 1, batch) in a shape that broadcasts with the draws of a site."""
+    model_trace, guide_trace = run
+    site = sample_sites(guide_trace)[name]
+    shape = [1] * (int(layout.max_plate_nesting) + (len(weights) > 1))
+    shape[batch_plate(model_trace).dim] = weights.shape[1]
+    if len(weights) > 1:
+        shape[0] = len(weights)
+    return weights.reshape(*shape, *(1,) * site["fn"].event_dim)

@@ -33,7 +33,8 @@ class Player:
 
     Args:
         name: name in metrics, messages and checkpoints.
-        loss: ``loss(*batch)`` gives a scalar tensor, summed over the batch.
+        loss: ``loss(*batch)`` gives a scalar tensor, summed over the batch; or a dict with it as ``"loss"``, and with
+            other scalars that are only told.
         parameters: the only tensors that this player's gradient reaches and its optimiser changes.
         optimizer: makes the optimiser of the parameters; each update sees gradients per datum.
         every: plays at steps 0, ``every``, 2 ``every``, ...
@@ -43,7 +44,7 @@ class Player:
     """
 
     name: str
-    loss: Callable[..., Tensor]
+    loss: Callable[..., Tensor | dict[str, Tensor]]
     parameters: Sequence[Tensor]
     optimizer: OptimizerFactory = adam
     every: int = 1

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.checks import require_reparameterised
-from pyro_dgm.objectives.elbo import closed_form
+from pyro_dgm.objectives.closed_form import closed_form
 from pyro_dgm.objectives.inspection import Layouts, as_found
 from pyro_dgm.objectives.sites import latent_sites
 from pyro_dgm.objectives.traces import Layout, run_pair

@@ -70,10 +70,19 @@ def run_pair(
     batch: tuple[Any, ...],
     num_particles: int,
     layout: Layout,
+    through: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
 ) -> list[tuple[Trace, Trace]]:
     """Traces (model, guide) with log-densities computed: one of all particles, or one per particle.
 
     Each run is checked, since a batch may have other sites than the last one.
+
+    Args:
+        model: Pyro model, called with the batch.
+        guide: Pyro guide, called with the batch.
+        batch: positional arguments of both.
+        num_particles: number of draws.
+        layout: of the pair.
+        through: makes what is run in place of the guide, of the guide with its particles, anew for each trace.
 
     Raises:
         InvalidInput: a latent that the guide lacks, a guide site that the model lacks, a MAP guide; with Pyro's
@@ -82,6 +91,7 @@ def run_pair(
     """
 
     def once(model: Callable[..., Any], guide: Callable[..., Any], nesting: float) -> tuple[Trace, Trace]:
+        guide = guide if through is None else through(guide)
         try:
             traces = get_importance_trace("flat", nesting, model, guide, batch, {})
         except ValueError as error:

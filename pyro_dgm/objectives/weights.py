@@ -74,12 +74,22 @@ def weigh(
     runs: list[tuple[Trace, Trace]], layout: Layout, *, num_particles: int, joint: bool = False
 ) -> Tensor:
     """Weights (num_particles, batch), or (num_particles,) if joint, of what ``run_pair`` returned."""
-    log_w = torch.cat([_weigh(model_trace, guide_trace, layout, joint) for model_trace, guide_trace in runs])
-    return log_w.expand(num_particles, *log_w.shape[1:])
+    log_p, log_q = log_densities(runs, layout, num_particles=num_particles, joint=joint)
+    return log_p - log_q
 
 
-def _weigh(model_trace: Trace, guide_trace: Trace, layout: Layout, joint: bool) -> Tensor:
-    """Weights of one run: (particles or 1, batch), or (particles or 1,) if joint."""
+def log_densities(
+    runs: list[tuple[Trace, Trace]], layout: Layout, *, num_particles: int, joint: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Both parts of the weights, log p(x, z) and log q(z | x), each of their shape."""
+    parts = zip(*(_densities(model, guide, layout, joint) for model, guide in runs), strict=True)
+    log_p, log_q = (torch.cat(part) for part in parts)
+    shape = torch.broadcast_shapes(log_p.shape, log_q.shape)
+    return log_p.expand(num_particles, *shape[1:]), log_q.expand(num_particles, *shape[1:])
+
+
+def _densities(model_trace: Trace, guide_trace: Trace, layout: Layout, joint: bool) -> tuple[Tensor, Tensor]:
+    """Log-densities of model and guide of one run: each (particles or 1, batch or 1), (particles or 1,) if joint."""
     particle_dim = -1 - int(layout.max_plate_nesting)
     model_sites, guide_sites = sample_sites(model_trace), sample_sites(guide_trace)
     if joint:
@@ -89,16 +99,19 @@ def _weigh(model_trace: Trace, guide_trace: Trace, layout: Layout, joint: bool) 
     else:
         plate = batch_plate(model_trace)
         keep = [particle_dim, plate.dim]
-    inside: list[Tensor] = []
+    totals: list[Tensor] = []
     outside: dict[str, Tensor] = {}
     for sign, sites in ((1.0, model_sites), (-1.0, guide_sites)):
+        inside = []
         for name, site in sites.items():
-            term = sign * scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+            term = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
             if plate is None or any(frame.name == plate.name for frame in site["cond_indep_stack"]):
                 inside.append(_sum_to(term, keep))
             else:
-                term = _sum_to(term, [particle_dim])
+                term = sign * _sum_to(term, [particle_dim])
                 outside[name] = outside[name] + term if name in outside else term
+        none = next(iter(model_sites.values()))["unscaled_log_prob"].new_zeros((1,) * len(keep))
+        totals.append(sum(inside[1:], inside[0]) if inside else none)
     for name, term in outside.items():
         if plate is not None and bool((term != 0).any()):
             raise InvalidInput(
@@ -107,7 +120,8 @@ def _weigh(model_trace: Trace, guide_trace: Trace, layout: Layout, joint: bool) 
                 expected=f"every latent variable inside plate {plate.name!r}, so that each datum has its own weight",
                 cure="joint=True for one weight of the whole data set",
             )
-    return sum(inside[1:], inside[0])
+    log_p, log_q = totals
+    return log_p, log_q
 
 
 def _sum_to(value: Tensor, keep: list[int]) -> Tensor:

@@ -28,6 +28,7 @@ class CheckedStep(Protocol):
     """What the loop of ``fit`` drives: per-datum losses by name, refused before the update where possible."""
 
     gradient_norms: dict[str, float]
+    reports: dict[str, dict[str, float]]
     optimizers: dict[str, torch.optim.Optimizer]
     count: int
 
@@ -49,6 +50,7 @@ class CheckedSVI:
         self.svi = svi
         self.max_loss = max_loss
         self.gradient_norms: dict[str, float] = {}
+        self.reports: dict[str, dict[str, float]] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.count = 0
 
@@ -96,6 +98,7 @@ class CheckedAfterwards:
         self.inner = inner
         self.max_loss = max_loss
         self.gradient_norms: dict[str, float] = {}
+        self.reports: dict[str, dict[str, float]] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.count = 0
 

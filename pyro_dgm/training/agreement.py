@@ -42,7 +42,7 @@ def disagreement(found: Evaluation, plain: Evaluation) -> str | None:
     ):
         return None
     return (
-        f"the graph has loss {sum(losses):g} and gradient norm {norm:g}, the model {sum(expected):g} and "
+        f"the graph has loss {losses[0]:g} and gradient norm {norm:g}, the model {expected[0]:g} and "
         f"{length:g} with the same noise, as if a number from outside had changed"
     )
 

@@ -62,7 +62,7 @@ class CompiledLoss:
     inside of one of Pyro's handlers.
 
     Args:
-        run: gives a scalar loss, or runs ``backward`` itself.
+        run: gives a scalar loss, or a tuple of one and of numbers to be told; or runs ``backward`` itself.
         parameters: what to differentiate with respect to; without them, those that a run touches in Pyro's store.
         gradients: False for the loss alone.
         after: number of plain calls before one is compiled.
@@ -183,8 +183,9 @@ class CompiledLoss:
         touched = list(dict.fromkeys(stored(capture).values()))
         if self._finds_parameters and not {*touched} <= {*self.parameters}:
             self.parameters = list(dict.fromkeys([*self.parameters, *touched]))
-        if isinstance(loss, Tensor) and loss.requires_grad:
-            loss.backward(inputs=[p for p in self.parameters if p.requires_grad])
+        root = loss[0] if isinstance(loss, tuple) else loss
+        if isinstance(root, Tensor) and root.requires_grad:
+            root.backward(inputs=[p for p in self.parameters if p.requires_grad])
         gradients = [p.grad for p in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None

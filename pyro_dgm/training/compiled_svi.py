@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from pyro_dgm.errors import NonFiniteError
 from pyro_dgm.objectives.nonfinite import locate_nonfinite
+from pyro_dgm.objectives.schedules import weights_of
 from pyro_dgm.training.agreement import Evaluation
 from pyro_dgm.training.compiled_loss import CompiledLoss
 from pyro_dgm.training.random_state import restore, snapshot
@@ -66,6 +67,7 @@ class CompiledSVI(SVI):
         self._used = optim
         self._update = FusedUpdate(self._optimizer)
         self._count = 0
+        self._weights = weights_of(loss)
 
     def _differentiated(self, *args: Any, **kwargs: Any) -> Any:
         if not self._runs_backward:
@@ -100,7 +102,7 @@ class CompiledSVI(SVI):
             is_loss = not math.isfinite(loss) and not self._has_no_loss
             raise self._refusal("loss" if is_loss else "gradient", site, loss if is_loss else norm)
         self._move(found)
-        self._count += 1
+        self._end_step()
         return tuple(losses) if len(losses) > 1 else loss
 
     def steps(self, batches: Iterable[tuple[Any, ...]]) -> list[Any]:
@@ -129,8 +131,13 @@ class CompiledSVI(SVI):
             self._undo(before)
             return None
         self._update.again(found.gradients)
-        self._count += 1
+        self._end_step()
         return tuple(losses) if len(losses) > 1 else loss
+
+    def _end_step(self) -> None:
+        self._count += 1
+        for weight in self._weights:
+            weight.advance()
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Loss without an update; a tuple of losses where Pyro gives one.

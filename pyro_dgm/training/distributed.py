@@ -35,8 +35,8 @@ class Group(Processes):
         self._wrapped: weakref.WeakSet[DistributedDataParallel] = weakref.WeakSet()
 
     def wrap(
-        self, loss: Callable[..., Tensor], parameters: Iterable[Tensor], *, modules: Sequence[nn.Module] = ()
-    ) -> Callable[..., Tensor]:
+        self, loss: Callable[..., Any], parameters: Iterable[Tensor], *, modules: Sequence[nn.Module] = ()
+    ) -> Callable[..., Any]:
         # It also sends the parameters of process 0. It never rebuilds its buckets while it looks for unused
         # parameters, so that a resumed run sums in the order of the first one.
         module = _Loss(loss, parameters, modules)
@@ -79,7 +79,7 @@ class _Loss(nn.Module):
     """A loss as the module that DistributedDataParallel wants, with just these parameters and live buffers."""
 
     def __init__(
-        self, loss: Callable[..., Tensor], parameters: Iterable[Tensor], modules: Sequence[nn.Module]
+        self, loss: Callable[..., Any], parameters: Iterable[Tensor], modules: Sequence[nn.Module]
     ) -> None:
         super().__init__()
         # In __dict__ they are no submodules, and leaves of Pyro's store need not be nn.Parameters.

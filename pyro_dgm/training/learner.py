@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.player import HasPlayers, OptimizerFactory, Player, adam
+from pyro_dgm.objectives.reporting import Reports
 from pyro_dgm.training.adapters import CheckedStep, Evaluates, checked
 from pyro_dgm.training.averaging import WeightAverage
 from pyro_dgm.training.batches import Batches, Split
@@ -183,7 +184,8 @@ def learner_of_program(
         players = objective.players(program)
     else:
         parameters = [p for module in modules for p in module.parameters()]
-        loss = functools.partial(objective, model, guide)
+        tells = objective.report if isinstance(objective, Reports) else objective
+        loss = functools.partial(tells, model, guide)
         players = [Player("program", loss, parameters, optimizer)]
     if autocast:
         players = [replace(player, loss=_autocast(player.loss, device)) for player in players]
@@ -231,8 +233,8 @@ def _prepare(program: nn.Module, train: Split | None, batch_size: int) -> None:
             program.initialize(*many.batch(torch.arange(len(many), device=leaf.device)))
 
 
-def _autocast(loss: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
-    def run(*batch: Any) -> Tensor:
+def _autocast(loss: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    def run(*batch: Any) -> Any:
         with torch.autocast(device.type, dtype=torch.bfloat16):
             return loss(*batch)
 

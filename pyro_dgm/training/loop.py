@@ -137,7 +137,9 @@ class Loop:
             main = learner.main = learner.main or next(iter(losses))
             if main in losses:
                 self.watch.look(losses[main], self.count)
-                self.progress.step(self.count, losses[main])
+                told = learner.step.reports.get(main, {})
+                self.progress.step(self.count, losses[main], elbo=told.get("elbo"))
+                self.means.add({f"told {name}": value for name, value in told.items()})
                 if main in learner.step.gradient_norms:
                     self.means.add({"gradient norm": learner.step.gradient_norms[main]})
             if self.count == self.num_steps:
@@ -190,6 +192,7 @@ class Loop:
     def _row(self, val_loss: float | None) -> dict[str, Any]:
         means = self.means.take()
         norm = means.pop("gradient norm", None)
+        told = {name: means.pop(name) for name in list(means) if name.startswith("told ")}
         main = self.learner.main
         optimizer = self.learner.step.optimizers.get(main)
         return finite(
@@ -198,6 +201,7 @@ class Loop:
                 "epoch": self.epoch,
                 "loss": means.get(main),
                 **({f"loss_{name}": value for name, value in means.items()} if len(means) > 1 else {}),
+                **{name.removeprefix("told "): value for name, value in told.items()},
                 "val_loss": val_loss,
                 "learning_rate": None if optimizer is None else float(optimizer.param_groups[0]["lr"]),
                 "gradient_norm": norm,

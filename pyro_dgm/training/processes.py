@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,8 +91,8 @@ class Processes(ABC):
 
     @abstractmethod
     def wrap(
-        self, loss: Callable[..., Tensor], parameters: Iterable[Tensor], *, modules: Sequence[nn.Module] = ()
-    ) -> Callable[..., Tensor]:
+        self, loss: Callable[..., Any], parameters: Iterable[Tensor], *, modules: Sequence[nn.Module] = ()
+    ) -> Callable[..., Any]:
         """The loss, after whose backward pass the gradients of `parameters` are means over the processes.
 
         The parameters must exist and be where they will be trained; they start as those of process 0. A parameter
@@ -100,7 +101,7 @@ class Processes(ABC):
         at the beginning of each call. Collective, and so is each call.
 
         Args:
-            loss: ``loss(*batch)`` gives a scalar tensor.
+            loss: ``loss(*batch)`` gives a scalar tensor, or a dict of them.
             parameters: leaves that the backward pass reaches, each once; not necessarily ``nn.Parameter``.
             modules: owners of the buffers.
         """
@@ -145,8 +146,8 @@ class OneProcess(Processes):
         super().__init__(0, 1, device=device)
 
     def wrap(
-        self, loss: Callable[..., Tensor], parameters: Iterable[Tensor], *, modules: Sequence[nn.Module] = ()
-    ) -> Callable[..., Tensor]:
+        self, loss: Callable[..., Any], parameters: Iterable[Tensor], *, modules: Sequence[nn.Module] = ()
+    ) -> Callable[..., Any]:
         return loss
 
     def sum(self, value: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 
 class Progress(Protocol):
-    """What the loop tells: each step's loss, and each validation."""
+    """What the loop tells: each step's loss, with the bound where the objective tells it, and each validation."""
 
-    def step(self, count: int, loss: float) -> None: ...
+    def step(self, count: int, loss: float, *, elbo: float | None = None) -> None: ...
 
     def validated(self, val_loss: float) -> None: ...
 
@@ -23,7 +23,7 @@ class Progress(Protocol):
 class Silent:
     """No progress."""
 
-    def step(self, count: int, loss: float) -> None: ...
+    def step(self, count: int, loss: float, *, elbo: float | None = None) -> None: ...
 
     def validated(self, val_loss: float) -> None: ...
 
@@ -46,12 +46,12 @@ class Bar:
         self._texts: dict[str, str] = {}
         self._count = initial
 
-    def step(self, count: int, loss: float) -> None:
+    def step(self, count: int, loss: float, *, elbo: float | None = None) -> None:
         self._count = count
         now = time.monotonic()
         if now >= self._next:  # formatting costs more than a small model's step
             self._next = now + 0.1
-            self._texts["loss"] = f"{loss:.4g}"
+            self._texts.update(_texts(loss, elbo))
             self._draw()
 
     def validated(self, val_loss: float) -> None:
@@ -79,17 +79,25 @@ class Lines:
         self._next = initial * 10 // total + 1
         self._val = ""
 
-    def step(self, count: int, loss: float) -> None:
+    def step(self, count: int, loss: float, *, elbo: float | None = None) -> None:
         if count * 10 >= self._next * self._total:
             self._next = count * 10 // self._total + 1
             share = 100 * count // self._total
-            text = f"fit: {share:3d}% step {count}/{self._total} loss {loss:.4g}{self._val}"
-            _Quiet().write(text + "\n")
+            texts = " ".join(f"{name} {text}" for name, text in _texts(loss, elbo).items())
+            _Quiet().write(f"fit: {share:3d}% step {count}/{self._total} {texts}{self._val}\n")
 
     def validated(self, val_loss: float) -> None:
         self._val = f" val_loss {val_loss:.4g}"
 
     def close(self) -> None: ...
+
+
+def _texts(loss: float, elbo: float | None) -> dict[str, str]:
+    """The loss, and the bound where that is another number."""
+    texts = {"loss": f"{loss:.4g}"}
+    if elbo is not None and abs(loss + elbo) > 1e-6 * abs(loss):
+        texts["elbo"] = f"{elbo:.4g}"
+    return texts
 
 
 class _Quiet:

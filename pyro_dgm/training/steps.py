@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput, NonFiniteError
 from pyro_dgm.objectives.player import Player
+from pyro_dgm.objectives.schedules import weights_of
 from pyro_dgm.training.compiled_loss import CompiledLoss
 from pyro_dgm.training.processes import OneProcess, Processes
 from pyro_dgm.training.random_state import restore, snapshot
@@ -77,6 +78,7 @@ class Players:
         self.max_loss = math.inf if max_loss is None else max_loss
         self.count = 0
         self.gradient_norms: dict[str, float] = {}
+        self.reports: dict[str, dict[str, float]] = {}
         self._parameters = {player.name: _trained(player) for player in players}
         self._processes = processes or OneProcess(torch.device("cpu"))
         self._share = None if batch_size is None else self._processes.share(batch_size)
@@ -88,6 +90,8 @@ class Players:
         self._compiled: dict[str, CompiledLoss] = {}
         self._updates: dict[str, FusedUpdate] = {}
         self._modules = [part for module in modules for part in module.modules()]
+        self._weights = [weight for module in modules for weight in weights_of(module)]
+        self._told: dict[str, list[str]] = {}  # names of the numbers that a loss tells
 
     def compile(self) -> None:
         """Makes loss and gradients of each player one compiled graph, and its update one kernel, from now on.
@@ -109,10 +113,12 @@ class Players:
                 for name, optimizer in self.optimizers.items()
             }
 
-    def _loss(self, player: Player, *batch: Any) -> Tensor:
-        """Loss per datum."""
+    def _loss(self, player: Player, *batch: Any) -> tuple[Tensor, ...]:
+        """Loss per datum, and what it tells beside."""
         num_data = (self._share or len(batch[0])) if batch else 1
-        return require_loss(self._losses[player.name](*batch), player.name) / num_data
+        loss, told = split_loss(self._losses[player.name](*batch), player.name)
+        self._told[player.name] = list(told)
+        return tuple(value / num_data for value in (loss, *told.values()))
 
     def _make_optimizer(self, player: Player) -> torch.optim.Optimizer:
         try:
@@ -141,13 +147,15 @@ class Players:
             if self.count % player.every == 0:
                 losses[player.name] = self._turn(player, batch)
         self.count += 1
+        for weight in self._weights:
+            weight.advance()
         return losses
 
     def _turn(self, player: Player, batch: tuple[Any, ...]) -> float:
         before = snapshot(self._parameters[player.name][0].device)
         try:
             # The mean over processes, whose gradients are the same: all refuse a step or none.
-            value, length = self._processes.mean(self._descend(player, batch)).tolist()
+            value, *told, length = self._processes.mean(self._descend(player, batch)).tolist()
             where = f"player {player.name!r} at step {self.count + 1}"
             require_finite({"loss": value}, where=where, max_loss=self.max_loss)
             require_finite({"gradient": length}, where=where)
@@ -163,6 +171,7 @@ class Players:
                 parameter.grad = gradient
         self._move(player.name)
         self.gradient_norms[player.name] = length
+        self.reports[player.name] = dict(zip(self._told[player.name], told, strict=True))
         return value
 
     def _move(self, name: str) -> None:
@@ -187,15 +196,16 @@ class Players:
             for parameter, gradient in zip(parameters, found.gradients, strict=True):
                 parameter.grad = gradient
             return found.numbers
-        loss = self._loss(player, *batch)
+        losses = self._loss(player, *batch)
         self.optimizers[player.name].zero_grad(set_to_none=True)
-        loss.backward(inputs=[p for p in parameters if p.requires_grad])
-        return loss_and_norm(loss, [p.grad for p in parameters if p.grad is not None])
+        losses[0].backward(inputs=[p for p in parameters if p.requires_grad])
+        return loss_and_norm(losses, [p.grad for p in parameters if p.grad is not None])
 
     def evaluate_loss(self, *batch: Any) -> float:
         """Loss of the first player, summed over the batch; nothing is updated."""
         with torch.no_grad():
-            return float(self.players[0].loss(*batch))
+            loss = self.players[0].loss(*batch)
+            return float(loss["loss"] if isinstance(loss, Mapping) else loss)
 
 
 def _group(
@@ -214,6 +224,22 @@ def _trained(player: Player) -> list[Tensor]:
             "nothing to train", where=f"player {player.name!r}", expected="a trainable parameter"
         )
     return parameters
+
+
+def split_loss(result: Any, name: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss that a player returned, and the other numbers that it told.
+
+    Args:
+        result: a loss, or a mapping with ``"loss"``.
+        name: whose it is, for the message.
+
+    Raises:
+        InvalidInput: see :func:`require_loss`.
+    """
+    if not isinstance(result, Mapping):
+        return require_loss(result, name), {}
+    told = {key: value for key, value in result.items() if key != "loss"}
+    return require_loss(result.get("loss"), name), told
 
 
 def require_loss(loss: Any, name: str) -> Tensor:

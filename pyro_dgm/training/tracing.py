@@ -51,7 +51,8 @@ def trace(run: Callable[..., Any], parameters: Sequence[Tensor], inputs: Sequenc
     from torch's generators and writes into buffers.
 
     Args:
-        run: from tensors to a scalar tensor, or to a tuple of them where it calls ``backward`` itself.
+        run: from tensors to a scalar tensor, or to a tuple of them of which the first is differentiated, unless it
+            calls ``backward`` itself.
         parameters: leaves to differentiate with respect to; without any, the graph has the loss alone.
         inputs: tensors that the graph takes anew at each call.
 
@@ -64,8 +65,9 @@ def trace(run: Callable[..., Any], parameters: Sequence[Tensor], inputs: Sequenc
         with _recording(parameters):
             loss = run(*tensors)
             gradients = [parameter.grad for parameter in parameters]
-            if all(gradient is None for gradient in gradients) and isinstance(loss, Tensor):
-                gradients = _gradients(loss, parameters)
+            root = loss[0] if isinstance(loss, tuple) else loss
+            if all(gradient is None for gradient in gradients) and isinstance(root, Tensor):
+                gradients = _gradients(root, parameters)
         has_gradient[:] = [gradient is not None for gradient in gradients]
         found = [_like(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
         return [loss_and_norm(loss, found), *found]
@@ -81,7 +83,8 @@ def loss_and_norm(loss: Any, gradients: Sequence[Tensor]) -> Tensor:
     """Losses, then the global norm of the gradients: what must be known before an update; one row, float64.
 
     Args:
-        loss: a number, or a tuple of them as Pyro's ``ReweightedWakeSleep`` gives.
+        loss: a number, or a tuple of them: a loss and what is told beside it, or the losses that Pyro's
+            ``ReweightedWakeSleep`` gives.
         gradients: of all parameters.
     """
     losses = [torch.as_tensor(value).detach() for value in (loss if isinstance(loss, tuple) else (loss,))]

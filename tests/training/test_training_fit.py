@@ -342,6 +342,8 @@ def test_metrics_file_holds_the_rows_and_no_tensor(tmp_path):
         "step",
         "epoch",
         "loss",
+        "elbo",
+        "kl",
         "val_loss",
         "learning_rate",
         "gradient_norm",

@@ -1,0 +1,205 @@
+"""Schedules: weights that change with the number of training steps."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_dgm.errors import InvalidInput
+
+
+class Schedule(ABC):
+    """A function from the number of training steps done, a float tensor, to a weight of the same shape."""
+
+    @abstractmethod
+    def __call__(self, step: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """Straight line from ``start`` to ``end`` over ``steps`` steps, then constant.
+
+    Args:
+        steps: length in training steps.
+        start: first value.
+        end: last value.
+
+    Raises:
+        InvalidInput: a length below one step, or a negative value.
+
+    Example:
+        >>> import torch
+        >>> Linear(100)(torch.tensor([0.0, 50.0, 1000.0]))
+        tensor([0.0000, 0.5000, 1.0000])
+
+    Reference:
+        Bowman, Vilnis, Vinyals, Dai, Jozefowicz and Bengio, "Generating sentences from a continuous space", 2016.
+    """
+
+    steps: int
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self.steps, start=self.start, end=self.end)
+
+    def __call__(self, step: Tensor) -> Tensor:
+        return self.start + (self.end - self.start) * (step / self.steps).clamp(max=1.0)
+
+
+@dataclass(frozen=True)
+class Cyclical(Schedule):
+    """Sawtooth: in each of ``cycles`` equal parts a line from ``start`` to ``end``, then constant; in the end ``end``.
+
+    Args:
+        steps: length of all cycles in training steps.
+        cycles: number of cycles.
+        ramp: share of a cycle in which the value rises.
+        start: value at the beginning of each cycle.
+        end: value in the rest of each cycle, and after the last.
+
+    Raises:
+        InvalidInput: a length below one step, no cycles, a share that is not in (0, 1], or a negative value.
+
+    Example:
+        >>> import torch
+        >>> Cyclical(100, cycles=2)(torch.tensor([0.0, 10.0, 25.0, 49.0, 50.0, 100.0]))
+        tensor([0.0000, 0.4000, 1.0000, 1.0000, 0.0000, 1.0000])
+
+    Reference:
+        Fu, Li, Liu, Gao, Celikyilmaz and Carin, "Cyclical annealing schedule: a simple approach to mitigating KL
+        vanishing", 2019.
+    """
+
+    steps: int
+    cycles: int = 4
+    ramp: float = 0.5
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self.steps, start=self.start, end=self.end)
+        if self.cycles < 1:
+            raise InvalidInput("no cycles", where="cycles", value=self.cycles, expected="an integer >= 1")
+        if not 0.0 < self.ramp <= 1.0:
+            raise InvalidInput("bad share", where="ramp", value=self.ramp, expected="a number in (0, 1]")
+
+    def __call__(self, step: Tensor) -> Tensor:
+        inside = (step * self.cycles / self.steps) % 1.0
+        risen = torch.where(step < self.steps, inside / self.ramp, torch.ones_like(inside))
+        return self.start + (self.end - self.start) * risen.clamp(max=1.0)
+
+
+@dataclass(frozen=True)
+class Sigmoid(Schedule):
+    r"""Logistic curve from ``start`` to ``end`` over ``steps`` steps: half way at half of them, then constant.
+
+    :math:`\sigma(k (t / T - 1/2))` moved and stretched to begin at ``start`` and to reach ``end`` at T.
+
+    Args:
+        steps: length T in training steps.
+        start: first value.
+        end: last value.
+        steepness: k; at 10 nine tenths of the way are done in the middle 44 % of the steps.
+
+    Raises:
+        InvalidInput: a length below one step, a steepness that is not positive, or a negative value.
+
+    Example:
+        >>> import torch
+        >>> Sigmoid(100)(torch.tensor([0.0, 25.0, 50.0, 100.0, 1000.0]))
+        tensor([0.0000, 0.0703, 0.5000, 1.0000, 1.0000])
+
+    Reference:
+        Bowman, Vilnis, Vinyals, Dai, Jozefowicz and Bengio, "Generating sentences from a continuous space", 2016.
+    """
+
+    steps: int
+    start: float = 0.0
+    end: float = 1.0
+    steepness: float = 10.0
+
+    def __post_init__(self) -> None:
+        _check(self.steps, start=self.start, end=self.end)
+        if not 0.0 < self.steepness < math.inf:
+            raise InvalidInput(
+                "bad steepness", where="steepness", value=self.steepness, expected="a number > 0"
+            )
+
+    def __call__(self, step: Tensor) -> Tensor:
+        curve = (self.steepness * ((step / self.steps).clamp(max=1.0) - 0.5)).sigmoid()
+        lowest = 1.0 / (1.0 + math.exp(self.steepness / 2))
+        return self.start + (self.end - self.start) * (curve - lowest) / (1.0 - 2.0 * lowest)
+
+
+def _check(steps: int, **values: float) -> None:
+    if steps < 1:
+        raise InvalidInput("no steps", where="steps", value=steps, expected="an integer >= 1")
+    for name, value in values.items():
+        if not 0.0 <= value < math.inf:
+            raise InvalidInput("bad weight", where=name, value=value, expected="a number >= 0")
+
+
+class Weight(nn.Module):
+    """A weight of a term: a number, or a schedule with the number of training steps done.
+
+    Training steps (:class:`~pyro_dgm.training.Players`, ``fit``, :class:`~pyro_dgm.training.CompiledSVI`) advance it;
+    in a loop of one's own, and under Pyro's ``SVI``, whoever writes it calls :meth:`advance`.
+
+    Args:
+        value: the number, or the schedule.
+        name: what to call it in messages.
+
+    Raises:
+        InvalidInput: a negative value, or a schedule with one in its first ten million steps.
+    """
+
+    step: Tensor
+
+    def __init__(self, value: float | Callable[[Tensor], Tensor], *, name: str) -> None:
+        super().__init__()
+        self._schedule: Callable[[Tensor], Tensor] | None = None
+        if callable(value):
+            self._schedule = value
+            self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+            steps = torch.cat([torch.arange(100.0), torch.logspace(2, 7, 300)]).double()
+            values = torch.stack([torch.as_tensor(value(step)) for step in steps])
+        else:
+            steps, values = torch.zeros(1), torch.tensor([float(value)])
+        wrong = ~((values >= 0.0) & values.isfinite())
+        if wrong.any():
+            first = int(wrong.nonzero()[0])
+            at = f" at step {steps[first]:.0f}" if callable(value) else ""
+            raise InvalidInput(
+                "bad weight", where=name, value=f"{values[first]:g}{at}", expected="a number >= 0, always"
+            )
+        self._value = None if callable(value) else float(value)
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether it changes with the steps."""
+        return self._schedule is not None
+
+    def advance(self) -> None:
+        """Counts one training step."""
+        if self._schedule is not None:
+            self.step += 1
+
+    def forward(self) -> Tensor | float:
+        """The weight after the steps done so far."""
+        if self._value is not None:
+            return self._value
+        assert self._schedule is not None
+        return torch.as_tensor(self._schedule(self.step.double())).to(torch.get_default_dtype())
+
+
+def weights_of(objective: Any) -> list[Weight]:
+    """Every :class:`Weight` of an objective, if it is a module, which a training step advances."""
+    parts = objective.modules() if isinstance(objective, nn.Module) else ()
+    return [part for part in parts if isinstance(part, Weight)]
