@@ -15,7 +15,7 @@ from torch import nn
 
 from pyro_dgm import distributions, nets
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.models import CVAE, DRAW, PPCA, VAE, ConvDRAW, HierarchicalVAE, LadderVAE
+from pyro_dgm.models import CVAE, DRAW, PPCA, VAE, ConvDRAW, HierarchicalVAE, LadderVAE, gmvae, vamp_vae
 from pyro_dgm.objectives import ELBO, IWAE, PyroELBO, log_weights
 from pyro_dgm.program import Pair, Program
 
@@ -64,6 +64,8 @@ PROGRAMS = {
         binary,
     ),
     "conv_draw": (lambda: ConvDRAW(SHAPE, 1, num_steps=2, channels=4, kernel_size=3), binary),
+    "gmvae": (lambda: gmvae(SHAPE, 3, num_components=4, hidden=(16,)), binary),
+    "vamp_vae": (lambda: vamp_vae(SHAPE, 3, num_components=4, hidden=(16,)), binary),
     "ppca": (lambda: PPCA(5, 2), lambda n: torch.randn(n, 5)),
     "ppca_amortised": (
         lambda: PPCA(5, 2, posterior=nn.Sequential(nn.Linear(5, 4), distributions.DiagonalNormal(4, 2))),

@@ -136,8 +136,9 @@ def naming(config: Config) -> Iterator[None]:
     except _ConstructorError as error:
         key = f"{_key_of(error, config)}.init_args"
         raise _named(error.__cause__, key) from error.__cause__
-    except Fault:
-        raise
+    except Fault as fault:  # of a function, which the parser calls itself: instantiators are for classes
+        maker = _key_of_maker(fault, config)
+        raise (_named(fault, f"{maker}.init_args") if maker else fault) from fault.__cause__
     except (ArgumentError, TypeError, ValueError) as error:
         raise _mismatch(str(error), config) from error
 
@@ -156,6 +157,15 @@ def _key_of(error: _ConstructorError, config: Config) -> str:
         ):
             return key
     return nodes[0][0] if nodes else error.cls.__name__
+
+
+def _key_of_maker(fault: Fault, config: Config) -> str | None:
+    """Key of the function's node that takes the argument which is at fault."""
+    for key, node in class_nodes(config):
+        target = resolve(node["class_path"], key=key)[1]
+        if inspect.isfunction(target) and fault.where in inspect.signature(target).parameters:
+            return key
+    return None
 
 
 def _named(error: BaseException | None, key: str) -> Fault:

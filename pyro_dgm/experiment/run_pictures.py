@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_dgm.diagnostics.pictures import image_grid, reconstruction_grid, scatter, training_curve
-from pyro_dgm.errors import InvalidInput
+from pyro_dgm.errors import IncompatibleModel, InvalidInput
 from pyro_dgm.experiment.run import Run
 from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.program import Program
@@ -60,7 +61,8 @@ def _means(trace: poutine.Trace) -> Tensor:
 def draw_pictures(run: Run) -> dict[str, Path]:
     """Draws what can be drawn of a run: the training curve, samples, and images beside their reconstructions.
 
-    A picture that is there already is left as it is.
+    A picture that is there already is left as it is. One that the program refuses (samples, where it has no prior) is
+    left out with a warning that says why.
 
     Args:
         run: a run with its data.
@@ -83,10 +85,14 @@ def draw_pictures(run: Run) -> dict[str, Path]:
     if is_image and has_latents:
         draw["reconstructions"] = partial(_draw_reconstructions, program.model, guide, batch)
     pictures = {name: run.folder / f"{name}.png" for name in draw}
-    for name, path in pictures.items():
+    for name, path in list(pictures.items()):
         if not path.exists():
-            with forked(run.device, seed=run.config["training"]["seed"]):
-                draw[name](path)
+            try:
+                with forked(run.device, seed=run.config["training"]["seed"]):
+                    draw[name](path)
+            except IncompatibleModel as fault:
+                warnings.warn(f"no {path.name}: {fault}", stacklevel=2)
+                del pictures[name]
     return pictures
 
 

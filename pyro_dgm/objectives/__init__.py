@@ -2,6 +2,7 @@
 
 from pyro_dgm.objectives.elbo import ELBO
 from pyro_dgm.objectives.enumerated import complete_guide
+from pyro_dgm.objectives.implicit_posterior import ImplicitPosterior
 from pyro_dgm.objectives.iwae import IWAE
 from pyro_dgm.objectives.player import HasPlayers, Player
 from pyro_dgm.objectives.pyro_elbo import PyroELBO
@@ -15,6 +16,7 @@ __all__ = [
     "IWAE",
     "Cyclical",
     "HasPlayers",
+    "ImplicitPosterior",
     "Linear",
     "Player",
     "PyroELBO",

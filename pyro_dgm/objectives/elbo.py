@@ -114,7 +114,7 @@ class ELBO(nn.Module):
         return self.report(model, guide, *batch)["loss"]
 
     def report(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> dict[str, Tensor]:
-        """``loss`` as the objective gives it; without gradient ``elbo``, the untouched bound, and ``kl``, its divergence.
+        """``loss`` as the objective gives it; without gradient the untouched bound ``elbo`` and its ``kl``.
 
         Args:
             model: Pyro model, called with the batch.
@@ -131,9 +131,8 @@ class ELBO(nn.Module):
         trained = divergence
         if self.training:
             if self.free_bits > 0.0:
-                free = [free_divergence(*run, self.free_bits, self.free_bits_per) for run in runs]
-                trained = torch.stack(free).sum() / self.num_particles
-            trained = self.beta() * trained
+                trained = free_divergence(runs, self.free_bits, self.free_bits_per) / self.num_particles
+            trained = (self.beta() * trained).to(trained.dtype)
         bound = (likelihood - divergence).detach()
         return {"loss": trained - likelihood, "elbo": bound, "kl": divergence.detach()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.checks import require_reparameterised
 from pyro_dgm.objectives.closed_form import closed_form, is_same
-from pyro_dgm.objectives.divergence_terms import divergence_terms, is_in
+from pyro_dgm.objectives.divergence_terms import divergence_terms
 from pyro_dgm.objectives.paths import Paths
 from pyro_dgm.objectives.sites import latent_sites, observed_sites, sample_sites
 
@@ -101,40 +102,52 @@ def analytic_terms(model_trace: Trace, guide_trace: Trace) -> Terms:
     return Terms(likelihood, divergence if posteriors else likelihood.new_zeros(()))
 
 
-def free_divergence(model_trace: Trace, guide_trace: Trace, threshold: float, groups: Groups) -> Tensor:
+def free_divergence(runs: Sequence[tuple[Trace, Trace]], threshold: float, groups: Groups) -> Tensor:
     r"""Divergence of which each group g of latents has a part for free.
 
     .. math:: N \sum_g \max(\lambda, \frac1N \sum_i \mathrm{KL}_{ig})
 
+    The mean is taken over all particles too, in one run or in several. Data that are masked out count among the N,
+    with a divergence of zero.
+
     Args:
-        model_trace: of one run.
-        guide_trace: of the same run.
+        runs: traces (model, guide), of all particles.
         threshold: :math:`\lambda` in nats per datum and group.
         groups: what a group is, a unit of a site or a whole site.
 
     Returns:
         A scalar, summed over particles as the other terms are.
     """
-    require_reparameterised(guide_trace, "free bits have no score-function term")
-    in_guide = sample_sites(guide_trace)
+    values: dict[str, list[Tensor]] = {}
+    for model_trace, guide_trace in runs:
+        require_reparameterised(guide_trace, "free bits have no score-function term")
+        for name, terms in divergence_terms(model_trace, guide_trace).items():
+            by_unit = groups == "unit" and terms.per_unit is not None
+            value = terms.per_unit if by_unit else terms.per_datum.unsqueeze(-1)
+            assert value is not None
+            values.setdefault(name, []).append(value)  # (particles, [batch,] groups)
     total: Any = 0.0
-    for name, terms in divergence_terms(model_trace, guide_trace).items():
-        site = in_guide[name.partition("+")[0]]
-        scale = site["scale"]
-        if isinstance(scale, Tensor) and scale.dim():
-            raise InvalidInput(
-                "a scale for each datum",
-                where=f"site {name!r}",
-                expected="one scale, since free bits are of the mean over the data",
-                cure="free_bits=0",
-            )
-        by_unit = groups == "unit" and terms.per_unit is not None
-        value = terms.per_unit if by_unit else terms.per_datum.unsqueeze(-1)  # (particles, [batch,] groups)
-        assert value is not None
+    for name, pieces in values.items():
+        scale = _one_scale(name, runs[0])
+        value = torch.cat(pieces)
         num_data = value.shape[1] if value.dim() == 3 else 1
         mean = value.flatten(0, -2).mean(0)  # (groups,)
         total = total + mean.clamp(min=threshold).sum() * (num_data * value.shape[0]) * scale
-    return total
+    return torch.as_tensor(total)
+
+
+def _one_scale(name: str, run: tuple[Trace, Trace]) -> Any:
+    """Scale of a site, or of those that have one divergence, which must be one number in model and guide."""
+    in_model, in_guide = (sample_sites(trace) for trace in run)
+    sites = [in_guide[one] for one in name.split("+")] + [in_model[one] for one in name.split("+")]
+    scale = sites[0]["scale"]
+    if any(isinstance(site["scale"], Tensor) and site["scale"].dim() for site in sites):
+        value, expected = "a scale for each datum", "one scale, since free bits are of the mean over the data"
+    elif not all(is_same(scale, site["scale"]) for site in sites):
+        value, expected = "different scales in model and guide", "one scale for a divergence"
+    else:
+        return scale
+    raise InvalidInput(value, where=f"site {name!r}", expected=expected, cure="free_bits=0")
 
 
 def _sum(sites: Any) -> Any:

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.checks import refuse_points, require_equal_masks, require_plates
 from pyro_dgm.objectives.paths import Paths
-from pyro_dgm.objectives.sites import has_auxiliary, plate_frames, plate_nesting, point_sites, sample_sites
+from pyro_dgm.objectives.sites import (
+    has_auxiliary,
+    is_point,
+    plate_frames,
+    plate_nesting,
+    point_sites,
+    sample_sites,
+)
 from pyro_dgm.objectives.traces import Given, Layout, run_pair
 
 
@@ -71,6 +78,9 @@ def inspect_paths(
             again = poutine.trace(paths).get_trace(*batch)
             again.compute_log_prob()
             paths.drawn.compute_log_prob()
+            with Given(_held(paths.drawn)):
+                fixed = poutine.trace(guide).get_trace(*batch)
+            fixed.compute_log_prob()
         except (KeyError, NotImplementedError) as error:
             raise InvalidInput(
                 "a density that is known at its own draws only",
@@ -80,14 +90,28 @@ def inspect_paths(
                 cure=cure,
             ) from error
     for name, site in sample_sites(paths.drawn).items():
-        if not _agree([again.nodes[name]["log_prob"]], [site["log_prob"]]):
+        if name not in again.nodes or not _agree([again.nodes[name]["log_prob"]], [site["log_prob"]]):
             raise InvalidInput(
                 "a guide with noise of its own",
                 where=f"site {name!r}",
                 expected="the same density when the guide is run again at the same draws",
                 cure=cure,
             )
+        if is_point(site) and fixed.nodes[name]["log_prob"].requires_grad:
+            raise InvalidInput(
+                "a computed latent whose density has parameters of its own",
+                where=f"site {name!r}",
+                expected="parameters in the auxiliary site alone: the gradient at fixed draws is not zero on average",
+                cure=cure,
+            )
     return layout
+
+
+def _held(trace: Trace) -> dict[str, Tensor]:
+    """Draws of a trace, without gradient; what is computed from them is left to be computed again."""
+    sites = {name: site for name, site in sample_sites(trace).items() if not is_point(site)}
+    values = {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
+    return {name: value.detach() if value.requires_grad else value for name, value in values.items()}
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.checks import require_option, require_particles, require_reparameterised
+from pyro_dgm.objectives.divergence_terms import is_in
 from pyro_dgm.objectives.inspection import Layouts, inspect_pair, inspect_paths
 from pyro_dgm.objectives.paths import Paths
 from pyro_dgm.objectives.sites import sample_sites
@@ -100,15 +102,35 @@ class IWAE(nn.Module):
         elbo = log_w.detach().mean(0).sum()
         if paths:
             weights = log_w.detach().softmax(0)
-            surrogate = (weights * log_p).sum()
+            surrogate = _weighed(weights, log_p)
             for number, (path, run) in enumerate(zip(paths, runs, strict=True)):
                 if self.gradient == "dreg":
+                    _require_local(run)
                     own = weights if len(paths) == 1 else weights[number : number + 1]
                     path.scale(partial(_spread, own, run, layout))
             # The guide of each run has its own draws, whose densities are columns of log_q.
-            surrogate = surrogate - sum(path.along((weights * log_q).sum()) for path in paths)
+            surrogate = surrogate - sum(path.along(_weighed(weights, log_q)) for path in paths)
             bound = bound.detach() + (surrogate - surrogate.detach())
         return {"loss": -bound, "elbo": elbo}
+
+
+def _weighed(weights: Tensor, log_density: Tensor) -> Tensor:
+    """Sum of weights times log-densities; a draw without weight adds nothing, were its density zero."""
+    return (weights * torch.where(weights > 0.0, log_density, 0.0)).sum()
+
+
+def _require_local(run: Any) -> None:
+    """Raises if a trained draw belongs to no datum: there is no one weight that could multiply its path."""
+    model_trace, guide_trace = run
+    plate = batch_plate(model_trace)
+    for name, site in sample_sites(guide_trace).items():
+        if site["value"].requires_grad and not is_in(plate, site):
+            raise InvalidInput(
+                "a trained latent variable outside the batch",
+                where=f"site {name!r}",
+                expected=f"every trained site of the guide inside plate {plate.name!r} with gradient='dreg'",
+                cure="gradient='standard'",
+            )
 
 
 def _spread(weights: Tensor, run: Any, layout: Layout, name: str) -> Tensor:
@@ -119,4 +141,5 @@ def _spread(weights: Tensor, run: Any, layout: Layout, name: str) -> Tensor:
     shape[batch_plate(model_trace).dim] = weights.shape[1]
     if len(weights) > 1:
         shape[0] = len(weights)
-    return weights.reshape(*shape, *(1,) * site["fn"].event_dim)
+    shape += [1] * site["fn"].event_dim
+    return weights.reshape(shape[len(shape) - site["value"].dim() :])  # a draw may lack the outer plates

@@ -23,8 +23,8 @@ class Renyi(nn.Module):
               \qquad z_{ik} \sim q(z \mid x_i)
 
     ``alpha = 0`` is :class:`IWAE` and ``alpha = 1``, by continuity, the ELBO; the bound falls with ``alpha``. From 0
-    upwards its expectation is a lower bound on log p(x) for every K. Below 0 it is none: training may use such an order,
-    but in evaluation mode it counts as 0.
+    upwards its expectation is a lower bound on log p(x) for every K. Below 0 it is none: training may use such an
+    order, but in evaluation mode it counts as 0.
 
     The gradient is that of this K-particle quantity, path-wise; as in :class:`IWAE`, weights are per datum, masks count
     and scales do not.

@@ -47,10 +47,10 @@ class Linear(Schedule):
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self.steps, start=self.start, end=self.end)
+        _check(self)
 
     def __call__(self, step: Tensor) -> Tensor:
-        return self.start + (self.end - self.start) * (step / self.steps).clamp(max=1.0)
+        return _between(self, (step / self.steps).clamp(max=1.0))
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Cyclical(Schedule):
         end: value in the rest of each cycle, and after the last.
 
     Raises:
-        InvalidInput: a length below one step, no cycles, a share that is not in (0, 1], or a negative value.
+        InvalidInput: a length below one step, no cycle, a share that is not in (0, 1], or a negative value.
 
     Example:
         >>> import torch
@@ -84,16 +84,17 @@ class Cyclical(Schedule):
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self.steps, start=self.start, end=self.end)
-        if self.cycles < 1:
-            raise InvalidInput("no cycles", where="cycles", value=self.cycles, expected="an integer >= 1")
+        _check(self)
+        _check_count(self, "cycles")
         if not 0.0 < self.ramp <= 1.0:
-            raise InvalidInput("bad share", where="ramp", value=self.ramp, expected="a number in (0, 1]")
+            raise InvalidInput(
+                "bad share", where="ramp of Cyclical", value=self.ramp, expected="a number in (0, 1]"
+            )
 
     def __call__(self, step: Tensor) -> Tensor:
         inside = (step * self.cycles / self.steps) % 1.0
         risen = torch.where(step < self.steps, inside / self.ramp, torch.ones_like(inside))
-        return self.start + (self.end - self.start) * risen.clamp(max=1.0)
+        return _between(self, risen.clamp(max=1.0))
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Sigmoid(Schedule):
         steps: length T in training steps.
         start: first value.
         end: last value.
-        steepness: k; at 10 nine tenths of the way are done in the middle 44 % of the steps.
+        steepness: k; at 10 nine tenths of the way are done in the middle 56 % of the steps.
 
     Raises:
         InvalidInput: a length below one step, a steepness that is not positive, or a negative value.
@@ -114,7 +115,7 @@ class Sigmoid(Schedule):
     Example:
         >>> import torch
         >>> Sigmoid(100)(torch.tensor([0.0, 25.0, 50.0, 100.0, 1000.0]))
-        tensor([0.0000, 0.0703, 0.5000, 1.0000, 1.0000])
+        tensor([0.0000, 0.0701, 0.5000, 1.0000, 1.0000])
 
     Reference:
         Bowman, Vilnis, Vinyals, Dai, Jozefowicz and Bengio, "Generating sentences from a continuous space", 2016.
@@ -126,24 +127,40 @@ class Sigmoid(Schedule):
     steepness: float = 10.0
 
     def __post_init__(self) -> None:
-        _check(self.steps, start=self.start, end=self.end)
+        _check(self)
         if not 0.0 < self.steepness < math.inf:
             raise InvalidInput(
-                "bad steepness", where="steepness", value=self.steepness, expected="a number > 0"
+                "bad steepness", where="steepness of Sigmoid", value=self.steepness, expected="a number > 0"
             )
 
     def __call__(self, step: Tensor) -> Tensor:
-        curve = (self.steepness * ((step / self.steps).clamp(max=1.0) - 0.5)).sigmoid()
-        lowest = 1.0 / (1.0 + math.exp(self.steepness / 2))
-        return self.start + (self.end - self.start) * (curve - lowest) / (1.0 - 2.0 * lowest)
+        share = (step / self.steps).clamp(max=1.0)
+        # sigma(u) = (1 + tanh(u / 2)) / 2, which keeps its digits however flat or steep the curve is.
+        curve = 0.5 + 0.5 * (0.5 * self.steepness * (share - 0.5)).tanh() / math.tanh(self.steepness / 4)
+        curve = torch.where(share > 0.0, curve.clamp(0.0, 1.0), torch.zeros_like(curve))
+        return _between(self, torch.where(share < 1.0, curve, torch.ones_like(curve)))
 
 
-def _check(steps: int, **values: float) -> None:
-    if steps < 1:
-        raise InvalidInput("no steps", where="steps", value=steps, expected="an integer >= 1")
-    for name, value in values.items():
+def _between(schedule: Any, share: Tensor) -> Tensor:
+    """``start`` at a share of 0 and ``end`` at 1, both to the last bit."""
+    rise = schedule.end - schedule.start
+    return torch.where(share < 0.5, schedule.start + rise * share, schedule.end - rise * (1.0 - share))
+
+
+def _check(schedule: Any) -> None:
+    _check_count(schedule, "steps")
+    for name in ("start", "end"):
+        value = getattr(schedule, name)
         if not 0.0 <= value < math.inf:
-            raise InvalidInput("bad weight", where=name, value=value, expected="a number >= 0")
+            where = f"{name} of {type(schedule).__name__}"
+            raise InvalidInput("bad weight", where=where, value=value, expected="a number >= 0")
+
+
+def _check_count(schedule: Any, name: str) -> None:
+    value = getattr(schedule, name)
+    if not (1 <= value < math.inf and value == int(value)):
+        where = f"{name} of {type(schedule).__name__}"
+        raise InvalidInput(f"no {name}", where=where, value=value, expected="an integer >= 1")
 
 
 class Weight(nn.Module):
@@ -157,7 +174,8 @@ class Weight(nn.Module):
         name: what to call it in messages.
 
     Raises:
-        InvalidInput: a negative value, or a schedule with one in its first ten million steps.
+        InvalidInput: a value that is no number from zero upwards; or a schedule with one, or with more than one value
+            at a step. A schedule is tried at each of its first thousand steps, then at 300 up to ten million.
     """
 
     step: Tensor
@@ -168,8 +186,15 @@ class Weight(nn.Module):
         if callable(value):
             self._schedule = value
             self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-            steps = torch.cat([torch.arange(100.0), torch.logspace(2, 7, 300)]).double()
+            steps = torch.cat([torch.arange(1000.0), torch.logspace(3, 7, 300).round()]).double()
             values = torch.stack([torch.as_tensor(value(step)) for step in steps])
+            if values.dim() > 1:
+                raise InvalidInput(
+                    "more than one weight",
+                    where=name,
+                    value=f"shape {tuple(values.shape[1:])} at step 0",
+                    expected="a scalar for a scalar",
+                )
         else:
             steps, values = torch.zeros(1), torch.tensor([float(value)])
         wrong = ~((values >= 0.0) & values.isfinite())
@@ -192,11 +217,11 @@ class Weight(nn.Module):
             self.step += 1
 
     def forward(self) -> Tensor | float:
-        """The weight after the steps done so far."""
+        """The weight after the steps done so far; of a schedule a float64 scalar."""
         if self._value is not None:
             return self._value
         assert self._schedule is not None
-        return torch.as_tensor(self._schedule(self.step.double())).to(torch.get_default_dtype())
+        return torch.as_tensor(self._schedule(self.step.double())).double()
 
 
 def weights_of(objective: Any) -> list[Weight]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import pyro
 import torch
 from pyro.infer import SVI
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_dgm.errors import InvalidInput

@@ -23,8 +23,8 @@ class History:
     A row has ``step`` (steps done), ``epoch`` (epochs begun), ``loss`` (mean over the epoch, nats per datum;
     with several players the first one's, and ``loss_NAME`` for each), what the objective tells beside it (``elbo``,
     the untouched bound, and ``kl``; means over the epoch), ``val_loss`` (of the objective in evaluation mode; None
-    where none was computed, or it was not finite), ``learning_rate`` and ``gradient_norm`` (mean before clipping, per datum; both of
-    the first player, None for a step that does not tell), ``seconds`` (since the start).
+    where none was computed, or it was not finite), ``learning_rate`` and ``gradient_norm`` (mean before clipping, per
+    datum; both of the first player, None for a step that does not tell), ``seconds`` (since the start).
 
     Args:
         rows: the rows, in order.

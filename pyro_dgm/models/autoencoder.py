@@ -1,0 +1,119 @@
+"""The autoencoder: the baseline that is no generative model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyro_dgm.distributions import BernoulliObservation, Observation
+from pyro_dgm.distributions.flat import Flat
+from pyro_dgm.errors import InvalidInput
+from pyro_dgm.nets import MLP, FlattenEvent
+from pyro_dgm.program import Program
+
+
+class Autoencoder(Program):
+    r"""Autoencoder, the reconstruction baseline.
+
+    .. math:: \max_{\mathrm{encoder},\, \mathrm{decoder}} \; \log p(x \mid \mathrm{decoder}(z)),
+              \qquad z = \mathrm{encoder}(x)
+
+    It is no generative model. There is no p(z): nothing says which codes are those of data, so samples cannot be
+    drawn. Its "log-likelihood" is log p(x | z(x)), in which z(x) has seen x: no normalised density over x, and none
+    can be read off it. As a Pyro program, z has the flat, improper prior and the guide is a point (Delta) at
+    encoder(x); under a flat prior that is maximum a posteriori, and not a bound on any log p(x). Likelihoods, weights
+    and bounds (``log_likelihood``, ``log_weights``, ``ELBO``, ``IWAE``) therefore refuse it. Train it with
+    ``PyroELBO(pyro.infer.Trace_ELBO())``, or with Pyro's own ``SVI``: the loss is then the reconstruction error
+    -log p(x | z(x)), in nats.
+
+    Args:
+        data_shape: shape of one datum, (channels, height, width) for images.
+        latent_dim: number of dimensions of a code.
+        hidden: widths of the hidden layers of the default encoder; the default decoder has them in reverse.
+        activation: makes one activation layer of the default networks.
+        encoder: network from data (..., *data_shape) to codes (..., latent_dim).
+        decoder: network from codes to the parameters of the observation, (..., num_params, *data_shape).
+        observation: piece p(x | params), with ``num_params`` parameters for each element of a datum; Bernoulli pixels
+            by default.
+
+    Raises:
+        InvalidInput: a latent dimension or data shape below 1.
+        IncompatibleModel: when it is asked for samples.
+
+    Example:
+        >>> import pyro, torch
+        >>> from pyro_dgm.objectives import PyroELBO
+        >>> autoencoder = Autoencoder((1, 8, 8), 4, hidden=(32,))
+        >>> x = torch.ones(5, 1, 8, 8)
+        >>> loss = PyroELBO(pyro.infer.Trace_ELBO())(autoencoder.model, autoencoder.guide, x)
+        >>> z = autoencoder.encode(x)
+        >>> error = -autoencoder.observation(autoencoder.decoder(z)).log_prob(x).sum()
+        >>> z.shape, torch.allclose(loss.float(), error)
+        (torch.Size([5, 4]), True)
+
+    Reference:
+        Rumelhart, Hinton and Williams, "Learning internal representations by error propagation", 1986.
+        Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", 2006.
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        latent_dim: int,
+        *,
+        hidden: Sequence[int] = (200, 200),
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        observation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        data_shape = tuple(data_shape)
+        if latent_dim < 1 or min(data_shape, default=0) < 1:
+            bad = ("latent_dim", latent_dim) if latent_dim < 1 else ("data_shape", data_shape)
+            raise InvalidInput("no dimensions", where=bad[0], value=bad[1], expected="integers >= 1")
+        self.prior = Flat((latent_dim,))
+        self.observation = BernoulliObservation(data_shape) if observation is None else observation
+        if encoder is None:
+            mlp = MLP(math.prod(data_shape), hidden, latent_dim, activation=activation)
+            encoder = nn.Sequential(FlattenEvent(data_shape), mlp)
+        self.encoder = encoder
+        out_shape: Any = (self.observation.num_params, *data_shape)
+        if decoder is None:
+            decoder = MLP(latent_dim, hidden[::-1], out_shape, activation=activation)
+        self.decoder = decoder
+
+    def model(self, x: Tensor | None = None, *, n: int = 1) -> Tensor:
+        """A flat prior and p(x | z); ``x`` (batch, *data_shape). Without x it raises: there is no p(z)."""
+        pyro.module(self.pyro_name, self)
+        with pyro.plate("data", n if x is None else len(x)):
+            z = pyro.sample("z", self.prior)
+            return pyro.sample("x", self.observation(self.decoder(z)), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        """The code z(x), as a point."""
+        pyro.module(self.pyro_name, self)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(self.encode(x), event_dim=1))
+
+    def initialize(self, x: Tensor, *rest: Any) -> None:
+        """Starts the observation at the mean of the data, if it is one of ours and has not been started yet."""
+        if isinstance(self.observation, Observation):
+            self.observation.center(x)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes z(x), (batch, latent_dim)."""
+        return self.encoder(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Mean of p(x | z); ``z`` (..., latent_dim) to (..., *data_shape)."""
+        return self.observation(self.decoder(z)).mean
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Mean of p(x | z(x)); same shape as ``x``."""
+        return self.decode(self.encode(x))

@@ -1,0 +1,261 @@
+"""Reading from an image and writing to one: through grids of Gaussian filters (selective attention), or all of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pyro_dgm.errors import InvalidInput
+from pyro_dgm.nets.recurrent import join
+from pyro_dgm.nets.shapes import check_event, flatten_event, positive_sizes
+
+# Beyond e^8 = 2981 image widths or pixels there is nothing to see; the bound keeps exp and its gradient finite.
+_LARGEST = 8.0
+
+
+class Filters(NamedTuple):
+    """An N x N grid of Gaussian filters on images of height H and width W.
+
+    Args:
+        y: weights (..., N, H); each row sums to one over the height.
+        x: weights (..., N, W); each row sums to one over the width.
+        intensity: (...), the number gamma by which a glimpse is multiplied.
+    """
+
+    y: Tensor
+    x: Tensor
+    intensity: Tensor
+
+    def read(self, image: Tensor) -> Tensor:
+        """Glimpse gamma F_Y x F_X', (..., C, N, N), of an ``image`` (..., C, H, W)."""
+        seen = self.y.unsqueeze(-3) @ image @ self.x.unsqueeze(-3).mT
+        return self.intensity[..., None, None, None] * seen
+
+    def write(self, patch: Tensor) -> Tensor:
+        """Image F_Y' w F_X / gamma, (..., C, H, W), of a ``patch`` w (..., C, N, N)."""
+        drawn = self.y.unsqueeze(-3).mT @ patch @ self.x.unsqueeze(-3)
+        return drawn / self.intensity[..., None, None, None]
+
+
+class GaussianFilterbank(nn.Module):
+    r"""The grid of N x N Gaussian filters that five real numbers place on an image.
+
+    From :math:`(\tilde g_X, \tilde g_Y, \log \sigma^2, \log \tilde\delta, \log \gamma)`, for pixels numbered from 1:
+
+    .. math:: g_X = \tfrac{W + 1}{2} (\tilde g_X + 1), \quad g_Y = \tfrac{H + 1}{2} (\tilde g_Y + 1), \quad
+              \delta = \tfrac{\max(H, W) - 1}{N - 1} \tilde\delta, \quad
+              \mu^i = g + (i - \tfrac{N + 1}{2})\, \delta, \quad
+              F[i, a] \propto \exp\Bigl(-\tfrac{(a - \mu^i)^2}{2 \sigma^2}\Bigr)
+
+    Each row is divided by its sum over the pixels in log-space, so that a filter far outside the image gives its
+    nearest pixel and not 0/0. The five numbers are cut to [-8, 8]. A grid of one filter has no stride.
+
+    Args:
+        image_size: (H, W), in pixels.
+        size: N, at most the longer side of the image.
+
+    Shape:
+        input (..., 5), output :class:`Filters` of leading dimensions (...).
+
+    Raises:
+        InvalidInput: a size below one, a grid with more filters than pixels, or an input of another last dimension.
+
+    Example:
+        >>> filters = GaussianFilterbank((28, 28), 5)(torch.zeros(50, 20, 5))  # (particles, batch, 5)
+        >>> filters.read(torch.rand(20, 1, 28, 28)).shape
+        torch.Size([50, 20, 1, 5, 5])
+
+    Reference: DRAW: a recurrent neural network for image generation (Gregor, Danihelka, Graves, Rezende, Wierstra,
+    2015), section 3.2.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    grid: Tensor
+
+    def __init__(self, image_size: tuple[int, int], size: int) -> None:
+        super().__init__()
+        height, width = positive_sizes(image_size, "image_size")
+        if not 1 <= size <= max(height, width):
+            raise InvalidInput(
+                "a glimpse that does not fit the image",
+                where="size of GaussianFilterbank",
+                value=size,
+                expected=f"1 to {max(height, width)} filters a side for images of {height} x {width}",
+            )
+        self.register_buffer("rows", torch.arange(1.0, height + 1), persistent=False)
+        self.register_buffer("columns", torch.arange(1.0, width + 1), persistent=False)
+        self.register_buffer("grid", torch.arange(size) - (size - 1) / 2, persistent=False)
+        self.unit_stride = (max(height, width) - 1) / max(size - 1, 1)
+
+    def forward(self, numbers: Tensor) -> Filters:
+        """The filters that ``numbers``, (..., 5), stand for."""
+        check_event(numbers, (5,), "GaussianFilterbank input")
+        g_x, g_y, *logs = numbers.clamp(-_LARGEST, _LARGEST).unbind(-1)
+        variance, stride, intensity = (log.exp() for log in logs)
+        offsets = self.grid * (self.unit_stride * stride).unsqueeze(-1)  # (..., N)
+        return Filters(
+            _filters(self.rows, g_y, offsets, variance),
+            _filters(self.columns, g_x, offsets, variance),
+            intensity,
+        )
+
+
+def _filters(pixels: Tensor, center: Tensor, offsets: Tensor, variance: Tensor) -> Tensor:
+    """Rows of normalised Gaussian weights: (A,), (...), (..., N), (...) -> (..., N, A)."""
+    means = (len(pixels) + 1) / 2 * (center.unsqueeze(-1) + 1) + offsets  # (..., N)
+    distances = pixels - means.unsqueeze(-1)  # (..., N, A)
+    return (-distances.square() / (2 * variance[..., None, None])).softmax(-1)
+
+
+class AttentiveRead(nn.Module):
+    r"""Glimpses of an image and of the error image, aimed by a state h: gamma [F_Y x F_X', F_Y e F_X'].
+
+    Args:
+        data_shape: shape of one image, (..., H, W); what stands before the height counts as channels.
+        state_features: size of h.
+        size: N; a glimpse is an N x N patch.
+
+    Shape:
+        input (..., *data_shape) twice and (..., state_features), output (..., out_features).
+
+    Raises:
+        InvalidInput: no height and width, a size below one, or a glimpse larger than the image.
+
+    Example:
+        >>> read = AttentiveRead((1, 28, 28), 256, 2)
+        >>> x, error, h = torch.rand(20, 1, 28, 28), torch.rand(50, 20, 1, 28, 28), torch.zeros(50, 20, 256)
+        >>> read(x, error, h).shape, read.out_features
+        (torch.Size([50, 20, 8]), 8)
+
+    Reference: DRAW: a recurrent neural network for image generation (Gregor, Danihelka, Graves, Rezende, Wierstra,
+    2015), section 3.3.
+    """
+
+    def __init__(self, data_shape: Sequence[int], state_features: int, size: int) -> None:
+        super().__init__()
+        self.data_shape = _image_shape(data_shape, "AttentiveRead", "FullRead")
+        self.filterbank = GaussianFilterbank(self.data_shape[-2:], size)
+        self.aim = nn.Linear(state_features, 5)
+        self.out_features = 2 * math.prod(self.data_shape[:-2]) * size**2
+
+    def forward(self, x: Tensor, error: Tensor, h: Tensor) -> Tensor:
+        """Both glimpses as one vector, (..., out_features)."""
+        filters = self.filterbank(self.aim(h))
+        glimpses = [filters.read(_as_channels(image, self.data_shape)).flatten(-3) for image in (x, error)]
+        return torch.cat(glimpses, -1)
+
+
+class AttentiveWrite(nn.Module):
+    """A patch drawn into an image at a place aimed by a state h: F_Y' w F_X / gamma, where w = W h + b.
+
+    Args:
+        out_shape: shape of what is written, (..., H, W); what stands before the height counts as channels.
+        state_features: size of h.
+        size: N; a patch is N x N.
+
+    Shape:
+        input (..., state_features), output (..., *out_shape).
+
+    Raises:
+        InvalidInput: no height and width, a size below one, or a patch larger than the image.
+
+    Example:
+        >>> AttentiveWrite((1, 1, 28, 28), 256, 5)(torch.zeros(50, 20, 256)).shape
+        torch.Size([50, 20, 1, 1, 28, 28])
+
+    Reference: DRAW: a recurrent neural network for image generation (Gregor, Danihelka, Graves, Rezende, Wierstra,
+    2015), section 3.3.
+    """
+
+    def __init__(self, out_shape: Sequence[int], state_features: int, size: int) -> None:
+        super().__init__()
+        self.out_shape = _image_shape(out_shape, "AttentiveWrite", "FullWrite")
+        self.filterbank = GaussianFilterbank(self.out_shape[-2:], size)
+        self.aim = nn.Linear(state_features, 5)
+        self.patch_shape = (math.prod(self.out_shape[:-2]), size, size)
+        self.patch = nn.Linear(state_features, math.prod(self.patch_shape))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """What ``h``, (..., state_features), draws: (..., *out_shape)."""
+        image = self.filterbank(self.aim(h)).write(self.patch(h).unflatten(-1, self.patch_shape))
+        return image.reshape((*h.shape[:-1], *self.out_shape))
+
+
+class FullRead(nn.Module):
+    """The whole datum and the whole error, [x, e]: what reads where there is no attention.
+
+    Args:
+        data_shape: shape of one datum.
+
+    Shape:
+        input (..., *data_shape) twice and a state that is not looked at, output (..., out_features).
+
+    Example:
+        >>> FullRead((1, 8, 8))(torch.zeros(20, 1, 8, 8), torch.zeros(50, 20, 1, 8, 8), torch.zeros(())).shape
+        torch.Size([50, 20, 128])
+
+    Reference: DRAW: a recurrent neural network for image generation (Gregor, Danihelka, Graves, Rezende, Wierstra,
+    2015), section 3.1.
+    """
+
+    def __init__(self, data_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.data_shape = positive_sizes(data_shape, "data_shape")
+        self.out_features = 2 * math.prod(self.data_shape)
+
+    def forward(self, x: Tensor, error: Tensor, h: Tensor) -> Tensor:
+        """Both as one vector, (..., out_features)."""
+        return join(flatten_event(x, self.data_shape), flatten_event(error, self.data_shape))
+
+
+class FullWrite(nn.Module):
+    """One affine map from a state to all that is written, W h + b: what writes where there is no attention.
+
+    Args:
+        out_shape: shape of what is written.
+        state_features: size of h.
+
+    Shape:
+        input (..., state_features), output (..., *out_shape).
+
+    Example:
+        >>> FullWrite((1, 1, 8, 8), 32)(torch.zeros(50, 20, 32)).shape
+        torch.Size([50, 20, 1, 1, 8, 8])
+
+    Reference: DRAW: a recurrent neural network for image generation (Gregor, Danihelka, Graves, Rezende, Wierstra,
+    2015), section 3.1.
+    """
+
+    def __init__(self, out_shape: Sequence[int], state_features: int) -> None:
+        super().__init__()
+        self.out_shape = positive_sizes(out_shape, "out_shape")
+        self.linear = nn.Linear(state_features, math.prod(self.out_shape))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """What ``h``, (..., state_features), draws: (..., *out_shape)."""
+        drawn: Tensor = self.linear(h)
+        return drawn.reshape((*h.shape[:-1], *self.out_shape))
+
+
+def _image_shape(shape: Sequence[int], piece: str, cure: str) -> tuple[int, ...]:
+    """The shape, checked to have channels, a height and a width."""
+    if len(shape) < 3:
+        raise InvalidInput(
+            "not an image",
+            where=f"data_shape of {piece}",
+            value=tuple(shape),
+            expected="(channels, height, width)",
+            cure=f"{cure}, which takes data of any shape",
+        )
+    return positive_sizes(shape, f"data_shape of {piece}")
+
+
+def _as_channels(image: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(..., *shape) -> (..., prod(shape[:-2]), H, W)."""
+    check_event(image, shape, "AttentiveRead input")
+    return image.flatten(-len(shape), -3)
