@@ -11,7 +11,7 @@ import itertools
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import pyro
 import torch
@@ -40,6 +40,15 @@ def _drop(names: Iterable[str]) -> None:
 
 def _drop_prefix(prefix: str) -> None:
     _drop([name for name in pyro.get_param_store() if name.startswith(prefix)])
+
+
+@runtime_checkable
+class StartsFromData(Protocol):
+    """Part of a program that can start from data (N, *data_shape), once."""
+
+    data_shape: tuple[int, ...]
+
+    def center(self, x: Tensor) -> None: ...
 
 
 class Program(nn.Module):
@@ -111,11 +120,17 @@ class Program(nn.Module):
         self._run_once(*batch)
 
     def initialize(self, *batch: Any) -> None:
-        """Data-dependent initialisation, which ``fit`` does once before training; by default there is none.
+        """Data-dependent initialisation, which ``fit`` does once before training.
+
+        By default parts that can start from data do so, if they are for data of this shape: an observation of ours
+        starts at their mean, so that the first steps are not spent on the mean image.
 
         Args:
             batch: many data (up to 10,000), as an objective would get them.
         """
+        for part in self.modules():
+            if isinstance(part, StartsFromData) and batch and part.data_shape == tuple(batch[0].shape[1:]):
+                part.center(batch[0])
 
     def _run_once(self, *batch: Any) -> dict[str, Tensor]:
         """Unconstrained parameters that one run of guide and model touches, by name."""

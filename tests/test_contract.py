@@ -15,7 +15,18 @@ from torch import nn
 
 from pyro_dgm import distributions, nets
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.models import CVAE, DRAW, PPCA, VAE, ConvDRAW, HierarchicalVAE, LadderVAE, gmvae, vamp_vae
+from pyro_dgm.models import (
+    CVAE,
+    DRAW,
+    PPCA,
+    VAE,
+    ConvDRAW,
+    HierarchicalVAE,
+    LadderVAE,
+    conv_vae,
+    gmvae,
+    vamp_vae,
+)
 from pyro_dgm.objectives import ELBO, IWAE, PyroELBO, log_weights
 from pyro_dgm.program import Pair, Program
 
@@ -25,16 +36,7 @@ grey = lambda n: torch.randint(0, 17, (n, *SHAPE)) / 16.0  # noqa: E731
 
 PROGRAMS = {
     "vae": (lambda: VAE(SHAPE, 3, hidden=(16,)), binary),
-    "vae_conv": (
-        lambda: VAE(
-            SHAPE,
-            3,
-            hidden=(16,),
-            encoder=nets.ConvEncoder(SHAPE, 16, channels=(4, 8)),
-            decoder=nets.ConvDecoder(3, (1, *SHAPE), channels=(8, 4)),
-        ),
-        binary,
-    ),
+    "conv_vae": (lambda: conv_vae(SHAPE, 3, channels=(4, 8), features=16, num_blocks=1), binary),
     "vae_normal": (
         lambda: VAE(SHAPE, 3, hidden=(16,), observation=distributions.NormalObservation(SHAPE)),
         grey,

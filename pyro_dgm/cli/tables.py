@@ -31,7 +31,7 @@ def rows(ledger: Ledger) -> list[tuple[str, str, str]]:
     return [
         (f"{ledger.split} ELBO", _with_error(ledger.elbo, ledger.elbo_standard_error), ""),
         (
-            f"{ledger.split} log p(x), {ledger.num_particles} particles",
+            f"{ledger.split} {ledger.quantity}, {ledger.num_particles} particles",
             _with_error(ledger.log_likelihood, ledger.standard_error),
             f"{ledger.bits_per_dim:.4f}",
         ),
@@ -131,6 +131,7 @@ def print_comparison(found: Comparison) -> None:
     lines = {
         "data": lambda run: f"{run.ledger.data_set}, {run.ledger.split_size} {run.ledger.split}",
         "estimator": lambda run: run.ledger.estimator,
+        "value": lambda run: run.ledger.quantity,
         "ELBO ± s.e.": lambda run: _with_error(run.ledger.elbo, run.ledger.elbo_standard_error),
         "log p(x) ± s.e.": lambda run: _with_error(run.ledger.log_likelihood, run.ledger.standard_error),
         "bits/dim": lambda run: f"{run.ledger.bits_per_dim:.4f}",

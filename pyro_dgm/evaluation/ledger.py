@@ -48,6 +48,7 @@ class Ledger:
         preprocessing: what was done to the data, splits included.
         split: part of the data that was evaluated.
         split_size: number of data in it.
+        given: fields of the data that the model conditions on; ``log_likelihood`` is then log p(x | those).
         estimator: what ``log_likelihood`` is.
         num_particles: draws from the guide per datum.
         log_likelihood: estimate of log p(x).
@@ -79,6 +80,7 @@ class Ledger:
     preprocessing: dict[str, Any] | None = None
     split: str | None = None
     split_size: int | None = None
+    given: list[str] | None = None
     estimator: str | None = None
     num_particles: int | None = None
     log_likelihood: float | None = None
@@ -96,11 +98,16 @@ class Ledger:
     reasons: list[str] | None = None
     schema: int = SCHEMA
 
+    @property
+    def quantity(self) -> str:
+        """What ``log_likelihood`` estimates, as ``log p(x)`` or ``log p(x | y)``."""
+        return f"log p(x | {', '.join(self.given)})" if self.given else "log p(x)"
+
 
 _ALWAYS = {"config", "config_sha256", "status", "schema"}
 _MAY_LACK = {
     *("published", "estimated_hours", "training_seconds", "preprocessing", "active_units"),
-    *("reliable", "reasons"),
+    *("reliable", "reasons", "given"),
 }
 
 

@@ -35,7 +35,8 @@ def row(ledger: Ledger) -> tuple[str, ...]:
     nats = f"{-ledger.log_likelihood:.2f} ± {ledger.standard_error:.2f}"
     binarize = (ledger.preprocessing or {}).get("binarize", "none")
     how = "" if binarize == "none" else f", {binarize} binarisation"
-    data = f"{ledger.data_set}{how}, {ledger.split_size} {ledger.split}"
+    given = f", given {', '.join(ledger.given)}" if ledger.given else ""
+    data = f"{ledger.data_set}{how}, {ledger.split_size} {ledger.split}{given}"
     return (name, data, ledger.estimator or "", nats, f"{ledger.bits_per_dim:.4f}", published, source)
 
 

@@ -15,7 +15,7 @@ from pyro_dgm.experiment.run import LEDGER, read_run_config
 
 # Numbers about other data than these cannot be held against each other.
 _SAME = {"data_set": "other data", "preprocessing": "other preprocessing", "split": "another split",
-         "split_size": "another number of data"}  # fmt: skip
+         "split_size": "another number of data", "given": "other fields given"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Literal
+
+import torch
+from pyro import poutine
+from torch import Tensor
 
 from pyro_dgm.data import Dataset, Split
 from pyro_dgm.errors import InvalidInput
@@ -13,6 +18,7 @@ from pyro_dgm.evaluation.likelihood import log_likelihood
 from pyro_dgm.experiment.build import Functions
 from pyro_dgm.experiment.config import OBJECTS
 from pyro_dgm.experiment.run import Run
+from pyro_dgm.program import Program
 from pyro_dgm.training import fit
 from pyro_dgm.training.options import check_counts
 from pyro_dgm.training.random_state import forked
@@ -40,6 +46,13 @@ def evaluated(data: Dataset, *, split: str, num_data: int | None) -> Split:
             cure="2 or more, or another split",
         )
     return part
+
+
+@torch.no_grad()
+def _given(program: Program, fields: Sequence[str], batch: tuple[Tensor, ...]) -> list[str]:
+    """Fields of the data that the model conditions on: no sites of its own, and not the number of a datum."""
+    sites = poutine.trace(program.model).get_trace(*(field[:2] for field in batch)).nodes
+    return [name for name in fields if name not in sites and name != "index"]
 
 
 def estimate(
@@ -76,6 +89,7 @@ def estimate(
             program.model, program.guide, *batch, num_particles=num_particles, progress=progress
         )
         units = active_units(program.guide, *batch)
+        given = _given(program, part.fields, batch)
     published, rows = run.config.get("published"), run.rows
     return Ledger(
         config=run.config["run"]["name"],
@@ -85,6 +99,7 @@ def estimate(
         preprocessing=data.preprocessing,
         split=split,
         split_size=len(part),
+        given=given or None,
         estimator=f"importance sampling, {value.num_particles} particles",
         num_particles=value.num_particles,
         log_likelihood=value.mean,

@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_dgm.distributions import BernoulliObservation, Observation
+from pyro_dgm.distributions import BernoulliObservation
 from pyro_dgm.distributions.flat import Flat
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets import MLP, FlattenEvent
@@ -100,11 +100,6 @@ class Autoencoder(Program):
         pyro.module(self.pyro_name, self)
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Delta(self.encode(x), event_dim=1))
-
-    def initialize(self, x: Tensor, *rest: Any) -> None:
-        """Starts the observation at the mean of the data, if it is one of ours and has not been started yet."""
-        if isinstance(self.observation, Observation):
-            self.observation.center(x)
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes z(x), (batch, latent_dim)."""

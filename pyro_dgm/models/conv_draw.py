@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_dgm.distributions import BernoulliObservation, Observation
+from pyro_dgm.distributions import BernoulliObservation
 from pyro_dgm.distributions.numerics import at_least_float32, positive
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets import ConvLSTMCell
@@ -107,7 +107,7 @@ class ConvDRAW(Program):
         self.encoder = ConvLSTMCell(2 * channels, channels, kernel_size=kernel_size)
         self.decoder = ConvLSTMCell(latent_channels + channels, channels, kernel_size=kernel_size)
         down: Any = {"kernel_size": kernel_size, "stride": stride, "padding": kernel_size // 2}
-        rest = [n - 1 - (s - 1) * stride for n, s in zip(size, self.state_size, strict=True)]
+        rest: Any = [n - 1 - (s - 1) * stride for n, s in zip(size, self.state_size, strict=True)]
         self.see = nn.Conv2d(2 * colours, channels, **down)
         self.review = nn.Conv2d(num_params * colours, channels, **down)
         self.write = nn.ConvTranspose2d(channels, num_params * colours, **down, output_padding=rest)
@@ -149,11 +149,6 @@ class ConvDRAW(Program):
         seen = over_images(self.see, join(x, error, event_dims=3))
         memory: Memory = self.encoder(encoder, seen, drawing.decoder.h)
         return memory
-
-    def initialize(self, x: Tensor, *rest: Any) -> None:
-        """Starts the canvas at the mean of the data, if the observation is one of ours and has not been started."""
-        if isinstance(self.observation, Observation):
-            self.observation.center(x)
 
     def canvases(self, z: Sequence[Tensor]) -> Tensor:
         """The canvas after each step, (T, ..., num_params, *data_shape); ``z`` has T tensors, each a flat image."""

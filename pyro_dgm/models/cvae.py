@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, Observation, StandardNormal
+from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.errors import IncompatibleModel, InvalidInput
 from pyro_dgm.nets import MLP, FlattenEvent, OneHot
 from pyro_dgm.nets.labels import check_labels
@@ -149,10 +149,9 @@ class CVAE(Program):
             pyro.sample("z", self.encode(x, y))
 
     def initialize(self, x: Tensor, y: Tensor | None = None, *rest: Any) -> None:
-        """Checks every y, and starts the observation at the mean of the data, if it is one of ours."""
+        """Checks every y, and starts the observation at the mean of the data."""
         self._check(x, y, values=True)
-        if isinstance(self.observation, Observation):
-            self.observation.center(x)
+        super().initialize(x)
 
     def encode(self, x: Tensor, y: Tensor | None) -> dist.TorchDistribution:
         """q(z | x, y), batch shape (batch,), event shape (latent_dim,)."""

@@ -9,7 +9,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, Observation, StandardNormal
+from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets import AttentiveRead, AttentiveWrite, LSTMCell
 from pyro_dgm.nets.recurrent import Memory
@@ -140,11 +140,6 @@ class DRAW(Program):
         state = drawing.decoder.h
         memory: Memory = self.encoder(encoder, self.read(x, error, state), state)
         return memory
-
-    def initialize(self, x: Tensor, *rest: Any) -> None:
-        """Starts the canvas at the mean of the data, if the observation is one of ours and has not been started."""
-        if isinstance(self.observation, Observation):
-            self.observation.center(x)
 
     def canvases(self, z: Sequence[Tensor]) -> Tensor:
         """The canvas after each step, (T, ..., num_params, *data_shape); ``z`` has T tensors (..., latent_dim)."""

@@ -11,7 +11,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, Observation, StandardNormal
+from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.models.chaining import layer_sizes, require_chain, require_lengths
 from pyro_dgm.nets import MLP, FlattenEvent
 from pyro_dgm.program import Program
@@ -117,11 +117,6 @@ class HierarchicalVAE(Program):
         with pyro.plate("data", len(x)):
             for layer, posterior in enumerate(self.posteriors, 1):
                 below = pyro.sample(f"z{layer}", posterior(below))
-
-    def initialize(self, x: Tensor, *rest: Any) -> None:
-        """Starts the observation at the mean of the data, if it is one of ours and has not been started yet."""
-        if isinstance(self.observation, Observation):
-            self.observation.center(x)
 
     def encode(self, x: Tensor) -> dist.TorchDistribution:
         """q(z1 | x), batch shape (batch,), event shape (latent_dims[0],)."""

@@ -14,7 +14,6 @@ from pyro_dgm.distributions import (
     BernoulliObservation,
     DiagonalNormal,
     MergedNormal,
-    Observation,
     StandardNormal,
 )
 from pyro_dgm.models.chaining import layer_sizes, require_chain, require_lengths
@@ -34,8 +33,10 @@ class LadderVAE(Program):
     each latent with the model's conditional, weighted by precision. Sites come in one order, zL first, so
     ``ELBO(kl="analytic")`` has the divergence of each layer in closed form. Blocks are residual,
     :math:`h_l = h_{l+1} + f(h_{l+1}, z_l)`, with a branch that starts :math:`1/\sqrt{L}` as large as a single one
-    would, and scales have a floor, so that twenty layers train like two. Since h carries all latents above, p and q
-    are not Markov, other than in :class:`~pyro_dgm.models.HierarchicalVAE`.
+    would, and the conditionals' scales have a floor. The skip path is what lets twenty layers train: without it the
+    data do not hear zL at the start. Since h carries all latents above, p and q are not Markov, other than in
+    :class:`~pyro_dgm.models.HierarchicalVAE`. It does not by itself keep every layer in use: without annealing of the
+    divergence, layers may collapse (``pyro_dgm.diagnostics.collapse`` shows which).
 
     Args:
         data_shape: shape of one datum, (channels, height, width) for images.
@@ -138,11 +139,6 @@ class LadderVAE(Program):
             z = take(f"z{i + 1}", p if features is None else self.posteriors[i](p, features[i]))
             h = self.blocks[i](h, z)
         return h
-
-    def initialize(self, x: Tensor, *rest: Any) -> None:
-        """Starts the observation at the mean of the data, if it is one of ours and has not been started yet."""
-        if isinstance(self.observation, Observation):
-            self.observation.center(x)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Mean of p(x | h1) where each latent is the mean of its posterior given those above; shape of ``x``."""

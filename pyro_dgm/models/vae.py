@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, Observation, StandardNormal
+from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets import MLP, FlattenEvent
 from pyro_dgm.program import Program
@@ -97,14 +97,6 @@ class VAE(Program):
         pyro.module(self.pyro_name, self)
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.encode(x))
-
-    def initialize(self, x: Tensor, *rest: Any) -> None:
-        """Starts the observation at the mean of the data, if it is one of ours and has not been started yet.
-
-        The first steps are then not spent on the mean image.
-        """
-        if isinstance(self.observation, Observation):
-            self.observation.center(x)
 
     def encode(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x), batch shape (batch,), event shape (latent_dim,)."""

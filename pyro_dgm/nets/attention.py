@@ -77,16 +77,10 @@ class GaussianFilterbank(nn.Module):
     columns: Tensor
     grid: Tensor
 
-    def __init__(self, image_size: tuple[int, int], size: int) -> None:
+    def __init__(self, image_size: Sequence[int], size: int) -> None:
         super().__init__()
         height, width = positive_sizes(image_size, "image_size")
-        if not 1 <= size <= max(height, width):
-            raise InvalidInput(
-                "a glimpse that does not fit the image",
-                where="size of GaussianFilterbank",
-                value=size,
-                expected=f"1 to {max(height, width)} filters a side for images of {height} x {width}",
-            )
+        _require_fit(size, height, width, "GaussianFilterbank", "a smaller one")
         self.register_buffer("rows", torch.arange(1.0, height + 1), persistent=False)
         self.register_buffer("columns", torch.arange(1.0, width + 1), persistent=False)
         self.register_buffer("grid", torch.arange(size) - (size - 1) / 2, persistent=False)
@@ -95,6 +89,8 @@ class GaussianFilterbank(nn.Module):
     def forward(self, numbers: Tensor) -> Filters:
         """The filters that ``numbers``, (..., 5), stand for."""
         check_event(numbers, (5,), "GaussianFilterbank input")
+        # A half-precision layer may aim, but its filters would miss by whole pixels if computed like it.
+        numbers = numbers.to(torch.promote_types(numbers.dtype, self.grid.dtype))
         g_x, g_y, *logs = numbers.clamp(-_LARGEST, _LARGEST).unbind(-1)
         variance, stride, intensity = (log.exp() for log in logs)
         offsets = self.grid * (self.unit_stride * stride).unsqueeze(-1)  # (..., N)
@@ -138,7 +134,7 @@ class AttentiveRead(nn.Module):
 
     def __init__(self, data_shape: Sequence[int], state_features: int, size: int) -> None:
         super().__init__()
-        self.data_shape = _image_shape(data_shape, "AttentiveRead", "FullRead")
+        self.data_shape = _image_shape(data_shape, size, "AttentiveRead", "FullRead")
         self.filterbank = GaussianFilterbank(self.data_shape[-2:], size)
         self.aim = nn.Linear(state_features, 5)
         self.out_features = 2 * math.prod(self.data_shape[:-2]) * size**2
@@ -174,7 +170,7 @@ class AttentiveWrite(nn.Module):
 
     def __init__(self, out_shape: Sequence[int], state_features: int, size: int) -> None:
         super().__init__()
-        self.out_shape = _image_shape(out_shape, "AttentiveWrite", "FullWrite")
+        self.out_shape = _image_shape(out_shape, size, "AttentiveWrite", "FullWrite")
         self.filterbank = GaussianFilterbank(self.out_shape[-2:], size)
         self.aim = nn.Linear(state_features, 5)
         self.patch_shape = (math.prod(self.out_shape[:-2]), size, size)
@@ -242,8 +238,20 @@ class FullWrite(nn.Module):
         return drawn.reshape((*h.shape[:-1], *self.out_shape))
 
 
-def _image_shape(shape: Sequence[int], piece: str, cure: str) -> tuple[int, ...]:
-    """The shape, checked to have channels, a height and a width."""
+def _require_fit(size: int, height: int, width: int, piece: str, cure: str) -> None:
+    """Refuse a grid of no filters, or of more than the longer side has pixels."""
+    if not 1 <= size <= max(height, width):
+        raise InvalidInput(
+            "a glimpse that does not fit the image",
+            where=f"size of {piece}",
+            value=size,
+            expected=f"1 to {max(height, width)} filters a side for images of {height} x {width}",
+            cure=cure,
+        )
+
+
+def _image_shape(shape: Sequence[int], size: int, piece: str, cure: str) -> tuple[int, ...]:
+    """The shape, checked to have channels, a height and a width, into which a glimpse fits."""
     if len(shape) < 3:
         raise InvalidInput(
             "not an image",
@@ -252,7 +260,9 @@ def _image_shape(shape: Sequence[int], piece: str, cure: str) -> tuple[int, ...]
             expected="(channels, height, width)",
             cure=f"{cure}, which takes data of any shape",
         )
-    return positive_sizes(shape, f"data_shape of {piece}")
+    shape = positive_sizes(shape, f"data_shape of {piece}")
+    _require_fit(size, shape[-2], shape[-1], piece, f"that, or {cure}")
+    return shape
 
 
 def _as_channels(image: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from pyro_dgm.nets.shapes import positive_sizes
@@ -12,23 +14,23 @@ from pyro_dgm.nets.shapes import positive_sizes
 class ResidualBlock(nn.Module):
     r"""x + W_2 a(W_1 a(x)), with two 3x3 convolutions of stride 1.
 
-    W_2 starts at zero, so that the block starts as the identity and a deep network of such blocks as a shallow one.
+    W_2 starts a tenth as large as a layer of PyTorch does, so that the block starts near the identity and a deep
+    network of such blocks near a shallow one.
 
     Args:
         channels: channels of the images.
         activation: makes one activation layer; called once for each convolution.
 
     Shape:
-        input and output (batch, channels, H, W).
+        input and output (..., channels, H, W), with any leading dimensions.
 
     Raises:
         InvalidInput: fewer than one channel.
 
     Example:
         >>> import torch
-        >>> x = torch.randn(2, 8, 7, 7)
-        >>> bool((ResidualBlock(8)(x) == x).all())
-        True
+        >>> ResidualBlock(8)(torch.zeros(50, 20, 8, 7, 7)).shape
+        torch.Size([50, 20, 8, 7, 7])
 
     Reference: Identity Mappings in Deep Residual Networks (He, Zhang, Ren, Sun, 2016).
     """
@@ -37,12 +39,13 @@ class ResidualBlock(nn.Module):
         super().__init__()
         positive_sizes((channels,), "channels")
         last = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(last.weight)
+        with torch.no_grad():
+            last.weight.mul_(0.1)
         self.branch = nn.Sequential(
             activation(), nn.Conv2d(channels, channels, 3, padding=1), activation(), last
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Image ``x``, (batch, channels, H, W), with what the branch adds to it."""
-        out: Tensor = x + self.branch(x)
-        return out
+        """Images ``x``, (..., channels, H, W), with what the branch adds to them."""
+        images = x.reshape(math.prod(x.shape[:-3]), *x.shape[-3:])
+        return x + self.branch(images).reshape(x.shape)

@@ -55,7 +55,10 @@ def monte_carlo_terms(model_trace: Trace, guide_trace: Trace) -> Terms:
 
 def path_terms(model_trace: Trace, guide_trace: Trace, paths: Paths) -> Terms:
     """Both terms by the draws of a run, with gradients along the paths of the draws alone."""
-    log_q: Tensor = _sum(sample_sites(guide_trace).values())
+    in_guide = sample_sites(guide_trace)
+    if not in_guide:  # there are no paths
+        return monte_carlo_terms(model_trace, guide_trace)
+    log_q: Tensor = _sum(in_guide.values())
     divergence = paths.along(log_q) - _sum(latent_sites(model_trace).values())
     return Terms(_sum(observed_sites(model_trace).values()), divergence)
 

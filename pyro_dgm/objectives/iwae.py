@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import torch
+from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
@@ -105,9 +105,8 @@ class IWAE(nn.Module):
             surrogate = _weighed(weights, log_p)
             for number, (path, run) in enumerate(zip(paths, runs, strict=True)):
                 if self.gradient == "dreg":
-                    _require_local(run)
                     own = weights if len(paths) == 1 else weights[number : number + 1]
-                    path.scale(partial(_spread, own, run, layout))
+                    path.scale(_spread(own, run, layout))
             # The guide of each run has its own draws, whose densities are columns of log_q.
             surrogate = surrogate - sum(path.along(_weighed(weights, log_q)) for path in paths)
             bound = bound.detach() + (surrogate - surrogate.detach())
@@ -119,27 +118,26 @@ def _weighed(weights: Tensor, log_density: Tensor) -> Tensor:
     return (weights * torch.where(weights > 0.0, log_density, 0.0)).sum()
 
 
-def _require_local(run: Any) -> None:
-    """Raises if a trained draw belongs to no datum: there is no one weight that could multiply its path."""
+def _spread(weights: Tensor, run: tuple[Trace, Trace], layout: Layout) -> dict[str, Tensor]:
+    """Weights (particles or 1, batch) by site, in shapes that broadcast with the draws of each."""
     model_trace, guide_trace = run
     plate = batch_plate(model_trace)
+    found = {}
     for name, site in sample_sites(guide_trace).items():
-        if site["value"].requires_grad and not is_in(plate, site):
+        if not site["value"].requires_grad:
+            continue
+        if not is_in(plate, site):  # each datum would multiply its path by a weight of its own
             raise InvalidInput(
                 "a trained latent variable outside the batch",
                 where=f"site {name!r}",
                 expected=f"every trained site of the guide inside plate {plate.name!r} with gradient='dreg'",
                 cure="gradient='standard'",
             )
-
-
-def _spread(weights: Tensor, run: Any, layout: Layout, name: str) -> Tensor:
-    """Weights (particles or 1, batch) in a shape that broadcasts with the draws of a site."""
-    model_trace, guide_trace = run
-    site = sample_sites(guide_trace)[name]
-    shape = [1] * (int(layout.max_plate_nesting) + (len(weights) > 1))
-    shape[batch_plate(model_trace).dim] = weights.shape[1]
-    if len(weights) > 1:
-        shape[0] = len(weights)
-    shape += [1] * site["fn"].event_dim
-    return weights.reshape(shape[len(shape) - site["value"].dim() :])  # a draw may lack the outer plates
+        shape = [1] * (int(layout.max_plate_nesting) + (len(weights) > 1))
+        shape[plate.dim] = weights.shape[1]
+        if len(weights) > 1:
+            shape[0] = len(weights)
+        shape += [1] * site["fn"].event_dim
+        # A draw may lack plates further left.
+        found[name] = weights.reshape(shape[max(0, len(shape) - site["value"].dim()) :])
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,8 +13,6 @@ from torch import Tensor
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.sites import is_point
 from pyro_dgm.objectives.traces import Given
-
-Factor = Callable[[str], Tensor]
 
 
 class Paths:
@@ -47,7 +45,8 @@ class Paths:
         self._guide = guide
         self.drawn = poutine.Trace()  # of the first run
         self._points: dict[str, Tensor] = {}
-        self._factor: Factor | None = None
+        # Hooks hold this and no more: a hook that holds its own graph would never be collected.
+        self._factors: dict[str, Tensor] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with poutine.block():
@@ -65,19 +64,17 @@ class Paths:
         if not value.requires_grad:
             return value
         seen = value.view_as(value)
-        seen.register_hook(lambda gradient: self._scaled(name, gradient))
+        factors = self._factors
+        seen.register_hook(lambda gradient: gradient * factors[name] if name in factors else gradient)
         return seen.view_as(seen)  # one node further, at which a gradient can be taken without the factor
 
-    def _scaled(self, name: str, gradient: Tensor) -> Tensor:
-        return gradient if self._factor is None else gradient * self._factor(name)
-
-    def scale(self, factor: Factor) -> None:
+    def scale(self, factors: Mapping[str, Tensor]) -> None:
         """Sets what gradients along the paths are multiplied by, before they are taken.
 
         Args:
-            factor: from the name of a site to a tensor that broadcasts with its draws.
+            factors: by the name of a site, detached tensors that broadcast with its draws.
         """
-        self._factor = factor
+        self._factors.update(factors)
 
     def along(self, log_q: Tensor) -> Tensor:
         """A density of the guide with its gradient along the paths alone.

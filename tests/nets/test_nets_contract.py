@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.nets import MLP, ConvDecoder, ConvEncoder, FlattenEvent, flatten_event
+from pyro_dgm.nets import (
+    MLP,
+    ConvDecoder,
+    ConvEncoder,
+    FlattenEvent,
+    GatedLinear,
+    GatedMLP,
+    ResidualBlock,
+    flatten_event,
+)
 
 # name: (constructor, shape of one input, shape of one output)
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]] = {
@@ -18,9 +27,18 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]
     "mlp, affine": (lambda: MLP(5, (), 3), (5,), (3,)),
     "mlp, scalar": (lambda: MLP(5, (4,), ()), (5,), ()),
     "flatten, mlp": (lambda: nn.Sequential(FlattenEvent((3, 4)), MLP(12, (6,), 2)), (3, 4), (2,)),
+    "gated mlp": (lambda: GatedMLP(5, (7, 6), (2, 1, 3, 4)), (5,), (2, 1, 3, 4)),
+    "gated linear": (lambda: GatedLinear(5, 4), (5,), (4,)),
     "encoder": (lambda: ConvEncoder((3, 9, 6), 4, channels=(5, 6)), (3, 9, 6), (4,)),
     "encoder, no channel": (lambda: ConvEncoder((8, 8), 4, channels=(5,), activation=nn.ELU), (8, 8), (4,)),
     "decoder": (lambda: ConvDecoder(4, (2, 3, 9, 6), channels=(5, 6)), (4,), (2, 3, 9, 6)),
+    "residual block": (lambda: ResidualBlock(3), (3, 5, 4), (3, 5, 4)),
+    "encoder, residual": (lambda: ConvEncoder((1, 9, 6), 4, channels=(5, 6), num_blocks=2), (1, 9, 6), (4,)),
+    "decoder, residual": (
+        lambda: ConvDecoder(4, (2, 1, 9, 6), channels=(5, 6), num_blocks=1, activation=nn.ELU),
+        (4,),
+        (2, 1, 9, 6),
+    ),
     "decoder, no channel": (lambda: ConvDecoder(4, (1, 8, 8), channels=(5,)), (4,), (1, 8, 8)),
 }
 each_net = pytest.mark.parametrize("name", NETS)

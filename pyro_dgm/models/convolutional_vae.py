@@ -10,6 +10,7 @@ from torch import nn
 from pyro_dgm.distributions import BernoulliObservation
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.nets import ConvDecoder, ConvEncoder
+from pyro_dgm.nets.shapes import positive_sizes
 
 
 def conv_vae(
@@ -24,6 +25,9 @@ def conv_vae(
     observation: nn.Module | None = None,
 ) -> VAE:
     r"""A :class:`~pyro_dgm.models.VAE` whose encoder and decoder are convolutional.
+
+    .. math:: z \sim p(z), \quad x \mid z \sim p(x \mid \mathrm{deconvolutions}(a(W z))); \qquad
+              q(z \mid x) = q(z \mid a(V \, \mathrm{convolutions}(x)))
 
     The encoder halves the image once for each entry of ``channels`` and ends in a vector; the decoder is its mirror
     image: z, one hidden layer, transposed convolutions. With ``num_blocks`` above zero there are residual blocks at
@@ -53,6 +57,7 @@ def conv_vae(
         (the convolutional VAE). Kingma et al., "Improving variational inference with inverse autoregressive flow",
         2016 (residual blocks).
     """
+    positive_sizes((latent_dim,), "latent_dim")
     observation = BernoulliObservation(data_shape) if observation is None else observation
     out_shape: Any = (observation.num_params, *data_shape)
     encoder = ConvEncoder(
