@@ -33,8 +33,8 @@ class LadderVAE(Program):
     each latent with the model's conditional, weighted by precision. Sites come in one order, zL first, so
     ``ELBO(kl="analytic")`` has the divergence of each layer in closed form. Blocks are residual,
     :math:`h_l = h_{l+1} + f(h_{l+1}, z_l)`, with a branch that starts :math:`1/\sqrt{L}` as large as a single one
-    would, and the conditionals' scales have a floor. The skip path is what lets twenty layers train: without it the
-    data do not hear zL at the start. Since h carries all latents above, p and q are not Markov, other than in
+    would, and the conditionals' scales have a floor. By the skip path the data hear zL from the first step, however
+    many layers there are below it. Since h carries all latents above, p and q are not Markov, other than in
     :class:`~pyro_dgm.models.HierarchicalVAE`. It does not by itself keep every layer in use: without annealing of the
     divergence, layers may collapse (``pyro_dgm.diagnostics.collapse`` shows which).
 
