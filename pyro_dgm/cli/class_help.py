@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
@@ -35,9 +35,12 @@ _EXAMPLES: dict[str, Any] = {
     "list[int]": [8, 8],
     "list[float]": [0.1, 0.1],
     "Source": "data.npz",
+    "type[torch.distributions.Distribution]": "pyro.distributions.Weibull",
     "pyro.infer.ELBO": {"class_path": "pyro.infer.Trace_ELBO"},
     "nn.Module": {"class_path": "pyro_dgm.distributions.StandardNormal", "init_args": {"latent_dim": 8}},
 }
+# The same by name, where sizes alone would be no example.
+_NAMED = {"data_shape": [1, 8, 8], "out_shape": [1, 1, 8, 8]}
 _LENGTH = {"training": {"epochs": 100}}  # fit wants one of two arguments, neither of which is required
 
 
@@ -105,8 +108,8 @@ def class_help(key: str, class_name: str | None = None) -> str:
     return _help_on(path, target, frozenset(_GIVEN.get(key, ())), name)
 
 
-def fitting(key: str) -> dict[str, type]:
-    """Classes that fit a key of a config, by full name.
+def fitting(key: str) -> dict[str, Callable[..., Any]]:
+    """Classes that fit a key of a config, and functions that make one, by full name.
 
     Args:
         key: a section, or the dotted key of an argument: those are modules of ours.
@@ -116,13 +119,14 @@ def fitting(key: str) -> dict[str, type]:
     for name in modules:
         module = importlib.import_module(name)
         for member in getattr(module, "__all__", ()):
-            cls = getattr(module, member)
+            target = getattr(module, member)
+            cls = get_type_hints(target).get("return") if inspect.isfunction(target) else target
             if isinstance(cls, type) and not inspect.isabstract(cls) and fits(cls):
-                found[f"{name}.{member}"] = cls
+                found[f"{name}.{member}"] = target
     return found
 
 
-def _list(key: str, classes: Mapping[str, type]) -> str:
+def _list(key: str, classes: Mapping[str, Callable[..., Any]]) -> str:
     lines = [f"Classes for {key}:", ""]
     for name, cls in classes.items():
         lines += [f"  {name}", wrap(first_sentence(inspect.getdoc(cls) or ""), indent=6)]
@@ -212,7 +216,8 @@ def _example(path: list[str], name: str, arguments: Iterable[inspect.Parameter])
     for argument in arguments:
         chosen = _LENGTH.get(section, {}).get(argument.name)
         if argument.default is argument.empty or chosen is not None:
-            value = _possible(argument.annotation) if chosen is None else chosen
+            named = _NAMED.get(argument.name) or _possible(argument.annotation)
+            value = named if chosen is None else chosen
             yield space + _yaml(argument.name, value)
         else:
             yield f"{space}# {_yaml(argument.name, _writable(argument.default))}"

@@ -128,7 +128,7 @@ def _classes(module_name: str) -> list[str]:
         members = vars(importlib.import_module(module_name))
     except (ImportError, ValueError):
         return []
-    return [name for name, value in members.items() if isinstance(value, type)]
+    return [name for name, value in members.items() if isinstance(value, type) or inspect.isfunction(value)]
 
 
 def dotted_names(value: Any) -> list[str]:

@@ -24,7 +24,7 @@ def conv_vae(
     prior: nn.Module | None = None,
     observation: nn.Module | None = None,
 ) -> VAE:
-    r"""A :class:`~pyro_dgm.models.VAE` whose encoder and decoder are convolutional.
+    r"""Variational autoencoder whose encoder and decoder are convolutional.
 
     .. math:: z \sim p(z), \quad x \mid z \sim p(x \mid \mathrm{deconvolutions}(a(W z))); \qquad
               q(z \mid x) = q(z \mid a(V \, \mathrm{convolutions}(x)))
