@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_dgm.distributions import BernoulliObservation
 from pyro_dgm.distributions.flat import Flat
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.models.chaining import require_chain
 from pyro_dgm.nets import MLP, FlattenEvent
 from pyro_dgm.program import Program
 
@@ -87,6 +88,7 @@ class Autoencoder(Program):
         if decoder is None:
             decoder = MLP(latent_dim, hidden[::-1], out_shape, activation=activation)
         self.decoder = decoder
+        require_chain(self, {"x": data_shape, "z": (latent_dim,)})
 
     def model(self, x: Tensor | None = None, *, n: int = 1) -> Tensor:
         """A flat prior and p(x | z); ``x`` (batch, *data_shape). Without x it raises: there is no p(z)."""

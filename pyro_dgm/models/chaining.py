@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets.shapes import positive_sizes
@@ -49,16 +49,16 @@ def require_lengths(pieces: Mapping[str, tuple[Sequence[Any] | None, int]]) -> N
             )
 
 
-def require_chain(program: Program, data_shape: Sequence[int], latent_dims: Sequence[int]) -> None:
+def require_chain(program: Program, sites: Mapping[str, tuple[int, ...]], *rest: Tensor) -> None:
     """Runs guide and model of a copy once, on two data of zeros, and names the first piece that does not fit.
 
     Pieces are the submodules and the entries of lists of them. Random numbers, buffers and lazy parameters of the
-    program itself stay as they are.
+    program itself stay as they are. A network that wants whole numbers, as an embedding does, ends the trial.
 
     Args:
-        program: with sites ``x`` and ``z1`` .. ``zL``.
-        data_shape: shape of one datum.
-        latent_dims: sizes of z1 .. zL.
+        program: what was put together.
+        sites: event shapes of ``x`` and of the latents, by name.
+        rest: the other fields of a batch of two.
 
     Raises:
         InvalidInput: a piece that fails, or gives a distribution of another event shape.
@@ -68,18 +68,17 @@ def require_chain(program: Program, data_shape: Sequence[int], latent_dims: Sequ
     # Pieces may come in several precisions: the program is converted as a whole only after it is made.
     dtype = reduce(torch.promote_types, (t.dtype for t in tensors), torch.get_default_dtype())
     device = tensors[0].device if tensors else torch.device("cpu")
-    x = torch.zeros((2, *data_shape), dtype=dtype, device=device)
+    batch = (torch.zeros((2, *sites["x"]), dtype=dtype, device=device), *(field.to(device) for field in rest))
     trial.to(dtype)
-    watch = _Watch(
-        trial, {f"z{i}": (dim,) for i, dim in enumerate(latent_dims, 1)} | {"x": tuple(data_shape)}
-    )
+    watch = _Watch(trial, sites)
     devices = [device] if device.type == "cuda" else []
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=devices), poutine.block(), watch:
-            latents = poutine.trace(trial.guide).get_trace(x)
-            poutine.replay(trial.model, trace=latents)(x)
+            latents = poutine.trace(trial.guide).get_trace(*batch)
+            poutine.replay(trial.model, trace=latents)(*batch)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise watch.fault(error) from error
+        if "scalar types: Long, Int" not in str(error):
+            raise watch.fault(error) from error
 
 
 class _Watch(Messenger):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.errors import IncompatibleModel, InvalidInput
+from pyro_dgm.models.chaining import require_chain
 from pyro_dgm.nets import MLP, FlattenEvent, OneHot
 from pyro_dgm.nets.labels import check_labels
 from pyro_dgm.program import Program
@@ -130,6 +131,10 @@ class CVAE(Program):
         if decoder is None:
             decoder = MLP(latent_dim + context_features, hidden[::-1], out_shape, activation=activation)
         self.decoder = decoder
+        y = torch.zeros(
+            2, *self.context_shape, dtype=torch.int64 if num_classes else torch.get_default_dtype()
+        )
+        require_chain(self, {"x": data_shape, "z": (latent_dim,)}, y)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None, *, n: int = 1) -> Tensor:
         """p(z | y) p(x | z, y); ``x`` (batch, *data_shape), or draws: one for each ``y``, or ``n`` of any class."""

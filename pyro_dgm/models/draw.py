@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.models.chaining import require_chain
 from pyro_dgm.nets import AttentiveRead, AttentiveWrite, LSTMCell
 from pyro_dgm.nets.recurrent import Memory
 from pyro_dgm.nets.shapes import positive_sizes
@@ -106,6 +107,7 @@ class DRAW(Program):
         read_features: Any = self.read.out_features
         self.encoder = LSTMCell(read_features + hidden, hidden)
         self.decoder = LSTMCell(latent_dim, hidden)
+        require_chain(self, {"x": data_shape} | dict.fromkeys(self.sites, (latent_dim,)))
 
     def model(self, x: Tensor | None = None, *, n: int = 1) -> Tensor:
         """p(z1) ... p(zT) p(x | z1..zT); ``x`` (batch, *data_shape), or ``n`` draws."""

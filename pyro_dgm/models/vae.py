@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.models.chaining import require_chain
 from pyro_dgm.nets import MLP, FlattenEvent
 from pyro_dgm.program import Program
 
@@ -40,7 +41,8 @@ class VAE(Program):
         observation: piece p(x | params), with ``num_params`` parameters for each element of a datum.
 
     Raises:
-        InvalidInput: a latent dimension or data shape below 1, or no hidden layer and no encoder.
+        InvalidInput: a latent dimension or data shape below 1, no hidden layer and no encoder, or pieces that do not
+            fit one another, by name.
 
     Example:
         >>> import torch
@@ -84,6 +86,7 @@ class VAE(Program):
         if decoder is None:
             decoder = MLP(latent_dim, hidden[::-1], out_shape, activation=activation)
         self.decoder = decoder
+        require_chain(self, {"x": data_shape, "z": (latent_dim,)})
 
     def model(self, x: Tensor | None = None, *, n: int = 1) -> Tensor:
         """p(z) p(x | z); ``x`` (batch, *data_shape), or ``n`` draws."""

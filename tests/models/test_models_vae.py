@@ -130,3 +130,41 @@ def test_fit_starts_the_decoder_at_the_mean_of_the_data():
     offset = vae.observation.offset.clone()
     fit(vae, ELBO(), Arrays(1 - x), steps=1, progress=False)
     assert torch.equal(vae.observation.offset, offset)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "named"),
+    [
+        ({"encoder": nn.Sequential(nn.Flatten(-3), nn.Linear(16, 7), nn.ReLU())}, "posterior of VAE"),
+        ({"encoder": nn.Linear(3, 8)}, "encoder of VAE"),
+        ({"posterior": DiagonalNormal(8, 5)}, r"posterior of VAE: \(5,\); expected \(3,\)"),
+        ({"decoder": nn.Linear(4, 16)}, "decoder of VAE"),
+        ({"decoder": nn.Linear(3, 16)}, "wrong decoder output shape in BernoulliObservation"),
+        ({"observation": NormalObservation((1, 5, 5))}, "NormalObservation"),
+    ],
+)
+def test_pieces_that_do_not_fit_are_named_when_the_program_is_made(pieces, named):
+    with pytest.raises(InvalidInput, match=named):
+        VAE(SHAPE, 3, hidden=(8,), **pieces)
+
+
+def test_a_network_of_whole_numbers_is_taken_at_its_word():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(2, 8)
+
+        def forward(self, x):
+            return self.table(x).mean((-4, -3, -2))
+
+    vae = VAE(SHAPE, 3, hidden=(8,), encoder=Tokens())
+    assert vae.encode(torch.zeros(5, *SHAPE, dtype=torch.int64)).batch_shape == (5,)
+
+
+def test_making_a_program_leaves_random_numbers_and_the_store_alone():
+    torch.manual_seed(0)
+    VAE(SHAPE, 3, hidden=(8,))
+    after = torch.rand(3)
+    torch.manual_seed(0)
+    nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 6), nn.Linear(3, 8), nn.Linear(8, 16))
+    assert torch.equal(after, torch.rand(3))
