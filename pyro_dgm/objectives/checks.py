@@ -25,8 +25,8 @@ from pyro_dgm.objectives.sites import (
 
 
 def require_particles(num_particles: int) -> int:
-    """``num_particles`` if it is at least one."""
-    if num_particles < 1:
+    """``num_particles`` if it is an integer from one upwards."""
+    if not (num_particles >= 1 and num_particles % 1 == 0):
         raise InvalidInput(
             "no particles", where="num_particles", value=num_particles, expected="an integer >= 1", cure="1"
         )

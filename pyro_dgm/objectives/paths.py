@@ -21,7 +21,8 @@ class Paths:
     All densities, of model and guide, are functions of :math:`z` and of parameters at fixed :math:`z`; the draws are
     functions :math:`z_\phi(\epsilon)`, each one of the draws before it too. A gradient then has two parts,
     :math:`\partial_\phi` at fixed z and :math:`\partial_z \cdot \partial_\phi z_\phi`, and :meth:`along` leaves out the
-    first, whose expectation is zero for :math:`\log q`.
+    first, whose expectation is zero for :math:`\log q`. What the guide writes while it runs (the running statistics of
+    a batch norm) is written twice.
 
     Args:
         guide: a Pyro guide.

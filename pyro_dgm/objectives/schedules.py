@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -163,6 +164,9 @@ def _check_count(schedule: Any, name: str) -> None:
         raise InvalidInput(f"no {name}", where=where, value=value, expected="an integer >= 1")
 
 
+_PATIENCE = 1000
+
+
 class Weight(nn.Module):
     """A weight of a term: a number, or a schedule with the number of training steps done.
 
@@ -196,7 +200,15 @@ class Weight(nn.Module):
                     expected="a scalar for a scalar",
                 )
         else:
-            steps, values = torch.zeros(1), torch.tensor([float(value)])
+            try:
+                steps, values = torch.zeros(1), torch.tensor([float(value)])
+            except (TypeError, ValueError):
+                raise InvalidInput(
+                    "no weight",
+                    where=name,
+                    value=repr(value),
+                    expected="a number >= 0, a schedule, or a function of the number of steps",
+                ) from None
         wrong = ~((values >= 0.0) & values.isfinite())
         if wrong.any():
             first = int(wrong.nonzero()[0])
@@ -205,21 +217,25 @@ class Weight(nn.Module):
                 "bad weight", where=name, value=f"{values[first]:g}{at}", expected="a number >= 0, always"
             )
         self._value = None if callable(value) else float(value)
-
-    @property
-    def is_scheduled(self) -> bool:
-        """Whether it changes with the steps."""
-        return self._schedule is not None
+        self._name, self._unadvanced = name, 0
 
     def advance(self) -> None:
         """Counts one training step."""
         if self._schedule is not None:
             self.step += 1
+            self._unadvanced = 0
 
     def forward(self) -> Tensor | float:
         """The weight after the steps done so far; of a schedule a float64 scalar."""
         if self._value is not None:
             return self._value
+        self._unadvanced += torch.is_grad_enabled()
+        if self._unadvanced == _PATIENCE:
+            warnings.warn(
+                f"the schedule of {self._name} stands still: nothing has advanced it in {_PATIENCE} losses; try fit or "
+                f"CompiledSVI, or objective.{self._name}.advance() after each step of Pyro's SVI",
+                stacklevel=2,
+            )
         assert self._schedule is not None
         return torch.as_tensor(self._schedule(self.step.double())).double()
 

@@ -1,4 +1,4 @@
-"""Laws with their implementations and their mutants, as parameters of the two tests that each file of laws ends with."""
+"""Laws with their implementations and their mutants, as parameters of the two tests that a file of laws ends with."""
 
 import contextlib
 from unittest import mock

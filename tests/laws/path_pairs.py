@@ -1,6 +1,7 @@
 """Gaussian pairs whose densities, draws and exact posteriors are written out by hand, without Pyro."""
 
 import math
+from typing import ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -23,9 +24,9 @@ class PairByHand(Program):
     shape (particles, batch), and ``become_exact()`` makes the guide the posterior.
     """
 
-    shapes: dict[str, tuple[int, ...]]
+    shapes: ClassVar[dict[str, tuple[int, ...]]]
     own: tuple[str, ...]
-    sites: dict[str, tuple[int, ...]]  # event shapes, in the order in which the guide draws
+    sites: ClassVar[dict[str, tuple[int, ...]]]  # event shapes, in the order in which the guide draws
 
     def __init__(self, seed=0):
         super().__init__()
@@ -56,9 +57,9 @@ class PairByHand(Program):
 class Separate(PairByHand):
     """x_d ~ N(w_d z_d + b_d, s), z_d ~ N(m_d, t_d); the guide N(v_d x_d + c_d, r_d) can be the posterior."""
 
-    shapes = {name: (D,) for name in "wbmtvcr"} | {"s": ()}
+    shapes = dict.fromkeys("wbmtvcr", (D,)) | {"s": ()}
     own = ("v", "c", "r")
-    sites = {"z": (D,)}
+    sites: ClassVar = {"z": (D,)}
 
     def prior(self):
         return dist.Normal(self.m, self.t.exp()).to_event(1)
@@ -99,7 +100,7 @@ class Separate(PairByHand):
 class Vamp(Separate):
     """The prior is the mean of the guides of two pseudo-inputs: the model has all of the guide's parameters."""
 
-    shapes = {name: (D,) for name in "wbvcr"} | {"s": (), "u": (2, D)}
+    shapes = dict.fromkeys("wbvcr", (D,)) | {"s": (), "u": (2, D)}
     own = ()
 
     def prior(self):
@@ -113,11 +114,11 @@ class Vamp(Separate):
 class Chain(PairByHand):
     """y ~ N(m, t), z ~ N(a y + k, h), x_d ~ N(b_d z + d_d, s_d); the guide draws y from x, then z from x and y."""
 
-    shapes = {name: () for name in ("m", "t", "a", "k", "h", "f", "r", "g", "j", "l")} | {
-        name: (D,) for name in ("b", "d", "s", "e", "i")
-    }
+    shapes = dict.fromkeys(("m", "t", "a", "k", "h", "f", "r", "g", "j", "l"), ()) | dict.fromkeys(
+        ("b", "d", "s", "e", "i"), (D,)
+    )
     own = ("e", "f", "r", "i", "g", "j", "l")
-    sites = {"y": (), "z": ()}
+    sites: ClassVar = {"y": (), "z": ()}
 
     def model(self, x):
         pyro.module(self.pyro_name, self)
@@ -182,9 +183,9 @@ class Looped(Chain):
 class Nested(PairByHand):
     """z ~ N(m, t) of a datum, x_d ~ N(b_d z, s_d) in a plate of pixels further left, in which no draw lies."""
 
-    shapes = {name: (D,) for name in "bse"} | {name: () for name in "mtr"}
+    shapes = dict.fromkeys("bse", (D,)) | dict.fromkeys("mtr", ())
     own = ("e", "r")
-    sites = {"z": ()}
+    sites: ClassVar = {"z": ()}
 
     def model(self, x):
         pyro.module(self.pyro_name, self)

@@ -1,8 +1,8 @@
 """Laws of the weighed divergence (beta) and of free bits, each with the mutants that it must catch.
 
-A law is a function of ``measure(objective, pair, x, **around) -> (report, {parameter: gradient})``; ``around`` is a mask
-or a scale that surrounds model and guide. Mutants are faults planted in the library, or formulas with one change. All
-laws are exact: the noise is the same on both sides, or discrete latents are enumerated.
+A law is a function of ``measure(objective, pair, x, **around) -> (report, {parameter: gradient})``; ``around`` is a
+mask or a scale that surrounds model and guide. Mutants are faults planted in the library, or formulas with one change.
+All laws are exact: the noise is the same on both sides, or discrete latents are enumerated.
 """
 
 import math
@@ -158,14 +158,14 @@ def law_the_loss_is_beta_kl_minus_likelihood(measure):
 
 
 def law_free_bits_are_the_larger_of_threshold_and_mean(measure):
-    """The loss is beta sum_g N max(lambda, mean KL_g) - likelihood, by unit and by site, with one particle and three."""
+    """The loss is beta sum_g N max(lambda, mean KL_g) - likelihood, by unit and by site, one particle and three."""
     below = above = 0
     for seed, make in enumerate(PAIRS.values()):
         pair = make(seed)
         for per in ("unit", "site"):
             z = pair.draw(pair.x, pair.noise(pair.x, 3))
             means = [mean for kl in divergences(pair, pair.x, z).values() for mean in GROUPS[per](kl)]
-            least = max(0.01, sum(mean.item() for mean in means) / len(means))
+            least = max(0.01, 1.1 * sum(mean.item() for mean in means) / len(means))
             below += sum(bool(mean < least) for mean in means)
             above += sum(bool(mean > least) for mean in means)
             for objective in (
@@ -203,7 +203,7 @@ def law_what_is_free_has_no_gradient(measure):
 
 
 def law_one_is_the_elbo(measure):
-    """beta = 1, as a number and as a schedule, and no free bits: the plain ELBO to the last bit, and Pyro's to 1e-12."""
+    """beta = 1, a number or a schedule, and no free bits: the plain ELBO to the last bit, and Pyro's to 1e-12."""
     for make in PAIRS.values():
         pair = make(1)
         for number in (1, 3):
@@ -312,7 +312,9 @@ def law_scores_are_weighed_too(measure):
             _, found = measure(objective, table, table.x)
 
         k, b = torch.arange(3)[:, None], torch.tensor([0.0, 1.0])
-        log_q = torch.log_softmax(one.k[0], -1)[:, None] + dist.Bernoulli(logits=one.b[0][:, None]).log_prob(b)
+        log_q = torch.log_softmax(one.k[0], -1)[:, None] + dist.Bernoulli(logits=one.b[0][:, None]).log_prob(
+            b
+        )
         log_prior = torch.log_softmax(one.prior, -1)[:, None]
         log_prior = log_prior + dist.Bernoulli(logits=one.odds[:, None]).log_prob(b)
         log_likelihood = dist.Normal(one.means, 0.8).log_prob(one.x)
@@ -391,7 +393,9 @@ LAWS = [
             "no mask": without("mask"),
             "no scale": without("scale"),
             "the loss for the bound": telling(lambda report: {"elbo": -report["loss"].detach()}),
-            "the weighed divergence": telling(lambda report: {"kl": (report["loss"] + report["elbo"]).detach()}),
+            "the weighed divergence": telling(
+                lambda report: {"kl": (report["loss"] + report["elbo"]).detach()}
+            ),
         },
     ),
     (
@@ -410,9 +414,7 @@ LAWS = [
         {"ours": measure},
         {
             "nearly one": planted(measure, Weight, forward=lambda self: weight(self) * (1 + 1e-9)),
-            "analytic": lambda objective, *args: measure(
-                ELBO(objective.num_particles, kl="analytic"), *args
-            ),
+            "analytic": lambda objective, *args: measure(ELBO(objective.num_particles, kl="analytic"), *args),
         },
     ),
     (
@@ -473,13 +475,17 @@ def test_free_bits_refuse_a_scale_for_each_datum(per):
 
 def test_free_bits_refuse_two_scales():
     pair = Separate(0)
-    with pytest.raises(InvalidInput, match=r"^different scales in model and guide in site 'z'; .*free_bits=0$"):
+    with pytest.raises(
+        InvalidInput, match=r"^different scales in model and guide in site 'z'; .*free_bits=0$"
+    ):
         ELBO(free_bits=0.1)(poutine.scale(pair.model, 0.5), pair.guide, pair.x)
 
 
 def test_free_bits_refuse_what_needs_a_score():
     table = Labels(4)
-    with pytest.raises(InvalidInput, match=r"not reparameterised in site 'k'.*no score-function term; try ELBO"):
+    with pytest.raises(
+        InvalidInput, match=r"not reparameterised in site 'k'.*no score-function term; try ELBO"
+    ):
         ELBO(free_bits=0.1)(table.model, table.guide, table.x)
 
 
