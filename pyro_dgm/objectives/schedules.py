@@ -229,8 +229,9 @@ class Weight(nn.Module):
         """The weight after the steps done so far; of a schedule a float64 scalar."""
         if self._value is not None:
             return self._value
-        self._unadvanced += torch.is_grad_enabled()
-        if self._unadvanced == _PATIENCE:
+        trains = torch.is_grad_enabled()
+        self._unadvanced += trains
+        if trains and self._unadvanced == _PATIENCE:
             warnings.warn(
                 f"the schedule of {self._name} stands still: nothing has advanced it in {_PATIENCE} losses; try fit or "
                 f"CompiledSVI, or objective.{self._name}.advance() after each step of Pyro's SVI",
