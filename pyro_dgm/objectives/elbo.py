@@ -36,9 +36,9 @@ class ELBO(nn.Module):
     :math:`\mathrm{KL}(q \,\|\, p)` in closed form; sites must then come in the same order in model and guide, be
     reparameterised and have a closed form, or the first call raises (``TraceMeanField_ELBO`` only warns).
 
-    ``beta`` weighs the divergence, and ``free_bits`` gives a part of it for free: the loss is then no bound, and
-    :meth:`report` tells the bound beside it. Both are means of training: in evaluation mode (``.eval()``, as in the
-    validation by ``fit``) the loss is the untouched bound.
+    ``beta`` weighs the divergence, and ``free_bits`` gives a part of it for free. With a ``beta`` below 1 the loss is
+    no bound, above 1 or with free bits a looser one; :meth:`report` tells the bound itself beside it. Both are means
+    of training: in evaluation mode (``.eval()``, as in the validation by ``fit``) the loss is the untouched bound.
 
     Args:
         num_particles: number of draws from the guide that are averaged.
