@@ -9,6 +9,7 @@ constant, is added to the last bias where there is one for each pixel.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import torch
@@ -74,7 +75,8 @@ def vae(program):
     return loss_of
 
 
-def conv_vae(program):
+def conv_vae(program, annealed):
+    done = itertools.count()
     stack, activation = program.encoder
     hidden, before, unstack = program.decoder
     encoder = nn.Sequential(stack.convolutions, nn.Flatten(), stack.head, activation, program.posterior.head)
@@ -85,7 +87,9 @@ def conv_vae(program):
     def loss_of(x):
         loc, scale = halves(encoder(x), program.posterior.scale_floor)
         z = loc + scale * torch.randn_like(loc)
-        loss = (error(decoder(z) + program.observation.offset[0], x) + divergence(loc, scale)) / len(x)
+        weight = min(next(done) / annealed, 1.0)
+        likelihood = error(decoder(z) + program.observation.offset[0], x)
+        loss = (likelihood + weight * divergence(loc, scale)) / len(x)
         return loss, loss
 
     return loss_of

@@ -42,7 +42,7 @@ LOSSES = {
     "gmvae_digits": by_hand.gmvae,
     "vampprior_digits": by_hand.vamp_vae,
     "hvae_digits": functools.partial(by_hand_deep.ladder_vae, annealed=1500),
-    "conv_vae_digits": by_hand.conv_vae,
+    "conv_vae_digits": functools.partial(by_hand.conv_vae, annealed=800),
     "cvae_digits": by_hand.cvae,
     "draw_digits": by_hand_deep.draw,
 }
