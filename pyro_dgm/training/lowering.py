@@ -74,6 +74,8 @@ def _inductor(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Se
     }
     if _is_on_cpu(inputs):
         options |= {"cpp_wrapper": True, "aot_inductor.custom_ops_to_c_shims": c_functions()}
+        # Convolutions of few channels gain less from channels-last images than it takes to turn them over and back.
+        options["layout_optimization"] = False
         if native() is not None:  # which shows that vector code is compiled and runs here
             options["cpp.vec_isa_ok"] = True
     try:
