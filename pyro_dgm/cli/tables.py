@@ -19,7 +19,7 @@ from pyro_dgm.experiment.repetition import Repetition
 from pyro_dgm.experiment.report import Report
 
 _WIDE = 1000
-_NAMES = {"elbo": "ELBO, nats", "log_likelihood": "log p(x), nats", "bits_per_dim": "bits/dim"}
+_NAMES = {"elbo": "ELBO, nats", "bits_per_dim": "bits/dim"}
 
 
 def rows(ledger: Ledger) -> list[tuple[str, str, str]]:
@@ -74,7 +74,8 @@ def print_repetition(found: Repetition) -> None:
             "-" if value is None else f"{value:.{digits}f}"
             for value in (numbers["mean"], numbers["standard_deviation"], numbers["standard_error_of_mean"])
         ]
-        cells.append((_NAMES[name], *over_seeds, mean_error))
+        title = _NAMES.get(name, f"{found.ledgers[0].quantity}, nats")
+        cells.append((title, *over_seeds, mean_error))
     columns = ("", "mean over seeds", "s.d. over seeds", "s.e. of that mean", "s.e. over data, in one run")
     console = _console()
     seeds = ", ".join(str(seed) for seed in found.runs)
@@ -128,12 +129,14 @@ def print_comparison(found: Comparison) -> None:
     Args:
         found: two or more runs.
     """
+    quantities = list(dict.fromkeys(run.ledger.quantity for run in found.runs))
+    quantity = quantities[0] if len(quantities) == 1 else "log p"
     lines = {
         "data": lambda run: f"{run.ledger.data_set}, {run.ledger.split_size} {run.ledger.split}",
+        **({"value": lambda run: run.ledger.quantity} if len(quantities) > 1 else {}),
         "estimator": lambda run: run.ledger.estimator,
-        "value": lambda run: run.ledger.quantity,
         "ELBO ± s.e.": lambda run: _with_error(run.ledger.elbo, run.ledger.elbo_standard_error),
-        "log p(x) ± s.e.": lambda run: _with_error(run.ledger.log_likelihood, run.ledger.standard_error),
+        f"{quantity} ± s.e.": lambda run: _with_error(run.ledger.log_likelihood, run.ledger.standard_error),
         "bits/dim": lambda run: f"{run.ledger.bits_per_dim:.4f}",
         "difference ± s.e.": _difference,
         "active units": lambda run: _units(run.ledger),
@@ -145,7 +148,7 @@ def print_comparison(found: Comparison) -> None:
     names = [str(run.folder) for run in found.runs]
     console = _console()
     console.print(_table("nats per datum; higher is better", ("", *names), cells))
-    console.print(Text("difference: of log p(x) to the first run, its s.e. combined as of unpaired data"))
+    console.print(Text(f"difference: of {quantity} to the first run, its s.e. combined as of unpaired data"))
     config = [(key, *(_shown(value) for value in values)) for key, values in found.config.items()]
     if config:
         console.print(_table("config", ("key", *names), config))

@@ -18,6 +18,7 @@ from pyro_dgm.evaluation.likelihood import log_likelihood
 from pyro_dgm.experiment.build import Functions
 from pyro_dgm.experiment.config import OBJECTS
 from pyro_dgm.experiment.run import Run
+from pyro_dgm.objectives.sites import observed_sites
 from pyro_dgm.program import Program
 from pyro_dgm.training import fit
 from pyro_dgm.training.options import check_counts
@@ -50,9 +51,16 @@ def evaluated(data: Dataset, *, split: str, num_data: int | None) -> Split:
 
 @torch.no_grad()
 def _given(program: Program, fields: Sequence[str], batch: tuple[Tensor, ...]) -> list[str]:
-    """Fields of the data that the model conditions on: no sites of its own, and not the number of a datum."""
-    sites = poutine.trace(program.model).get_trace(*(field[:2] for field in batch)).nodes
-    return [name for name in fields if name not in sites and name != "index"]
+    """Fields of the data that the model conditions on: neither sites of its own nor the number of a datum."""
+    few = [field[:2] for field in batch]
+    observed = observed_sites(poutine.trace(program.model).get_trace(*few))
+    return [
+        name
+        for name, field in zip(fields, few, strict=True)
+        if name != "index"
+        and name not in observed
+        and not any(site["value"] is field for site in observed.values())
+    ]
 
 
 def estimate(

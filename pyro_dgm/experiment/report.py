@@ -128,7 +128,7 @@ def _facts(run: Run, ledger: Ledger | None) -> list[tuple[str, Any]]:
     if ledger is not None and ledger.status == "done":
         rows += [
             (
-                "log p(x), nats",
+                f"{ledger.quantity}, nats",
                 f"{ledger.log_likelihood:.3f} ± {ledger.standard_error:.3f} ({ledger.estimator})",
             ),
             ("ELBO, nats", f"{ledger.elbo:.3f} ± {ledger.elbo_standard_error:.3f}"),
@@ -165,7 +165,7 @@ def _pictures(run: Run, test: tuple[Any, ...], found: Examination, folder: Path)
     if found.importance is not None and found.importance.log_p.ndim:
         path = folder / "worst_explained.png"
         worst_explained(test[0], found.importance.log_p, path)
-        caption = "Test data with the lowest log p(x), in nats, and their numbers"
+        caption = "Test data that the model gives the lowest log-likelihood, in nats, and their numbers"
         sections.append(Section("What is explained worst", "", [Picture(path, caption)]))
     return sections
 

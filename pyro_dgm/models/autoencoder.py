@@ -88,7 +88,7 @@ class Autoencoder(Program):
         if decoder is None:
             decoder = MLP(latent_dim, hidden[::-1], out_shape, activation=activation)
         self.decoder = decoder
-        require_chain(self, {"x": data_shape, "z": (latent_dim,)})
+        require_chain(self, Autoencoder, {"x": data_shape, "z": (latent_dim,)})
 
     def model(self, x: Tensor | None = None, *, n: int = 1) -> Tensor:
         """A flat prior and p(x | z); ``x`` (batch, *data_shape). Without x it raises: there is no p(z)."""

@@ -49,36 +49,50 @@ def require_lengths(pieces: Mapping[str, tuple[Sequence[Any] | None, int]]) -> N
             )
 
 
-def require_chain(program: Program, sites: Mapping[str, tuple[int, ...]], *rest: Tensor) -> None:
+def require_chain(
+    program: Program, kind: type[Program], sites: Mapping[str, tuple[int, ...]], *rest: Tensor
+) -> None:
     """Runs guide and model of a copy once, on two data of zeros, and names the first piece that does not fit.
 
-    Pieces are the submodules and the entries of lists of them. Random numbers, buffers and lazy parameters of the
-    program itself stay as they are. A network that wants whole numbers, as an embedding does, ends the trial.
+    Pieces are the submodules and the entries of lists of them. Random numbers and buffers of the program itself stay
+    as they are. Networks may want whole numbers. What cannot be copied (the older ``weight_norm`` of torch) is not
+    tried, nor is an object of a subclass, whose constructor may not be at its end.
 
     Args:
         program: what was put together.
+        kind: the class whose constructor calls this.
         sites: event shapes of ``x`` and of the latents, by name.
         rest: the other fields of a batch of two.
 
     Raises:
         InvalidInput: a piece that fails, or gives a distribution of another event shape.
     """
-    trial = copy.deepcopy(program).eval()
+    if type(program) is not kind:
+        return
+    try:
+        trial = copy.deepcopy(program).eval()
+    except RuntimeError:
+        return
     tensors = [t for t in chain(trial.parameters(), trial.buffers()) if t.is_floating_point()]
     # Pieces may come in several precisions: the program is converted as a whole only after it is made.
     dtype = reduce(torch.promote_types, (t.dtype for t in tensors), torch.get_default_dtype())
     device = tensors[0].device if tensors else torch.device("cpu")
-    batch = (torch.zeros((2, *sites["x"]), dtype=dtype, device=device), *(field.to(device) for field in rest))
     trial.to(dtype)
     watch = _Watch(trial, sites)
     devices = [device] if device.type == "cuda" else []
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices), poutine.block(), watch:
-            latents = poutine.trace(trial.guide).get_trace(*batch)
-            poutine.replay(trial.model, trace=latents)(*batch)
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-        if "scalar types: Long, Int" not in str(error):
-            raise watch.fault(error) from error
+    faults = []
+    for kind_of_number in (dtype, torch.int64):
+        x = torch.zeros((2, *sites["x"]), dtype=kind_of_number, device=device)
+        batch = (x, *(field.to(device) for field in rest))
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=devices), poutine.block(), watch:
+                latents = poutine.trace(trial.guide).get_trace(*batch)
+                poutine.replay(trial.model, trace=latents)(*batch)
+            return
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+            faults.append((watch.fault(error), error))
+    fault, cause = faults[0]
+    raise fault from cause
 
 
 class _Watch(Messenger):

@@ -106,7 +106,8 @@ class CVAE(Program):
                     "nothing to make features of y",
                     where="context",
                     expected="num_classes, or a network",
-                    cure="context=, context_shape= and context_features= for a y that is no label",
+                    cure="labels: true in the data; for a y that is no label context=, context_shape= and "
+                    "context_features=",
                 )
             context, context_features = OneHot(num_classes), num_classes
         if context_features is None:
@@ -134,7 +135,7 @@ class CVAE(Program):
         y = torch.zeros(
             2, *self.context_shape, dtype=torch.int64 if num_classes else torch.get_default_dtype()
         )
-        require_chain(self, {"x": data_shape, "z": (latent_dim,)}, y)
+        require_chain(self, CVAE, {"x": data_shape, "z": (latent_dim,)}, y)
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None, *, n: int = 1) -> Tensor:
         """p(z | y) p(x | z, y); ``x`` (batch, *data_shape), or draws: one for each ``y``, or ``n`` of any class."""
@@ -182,6 +183,10 @@ class CVAE(Program):
         y = torch.as_tensor(y, device=self.uniform.device)
         if y.dim() == len(self.context_shape):
             y = y.expand(num, *y.shape)
+        if len(y) != num:
+            raise InvalidInput(
+                "another number of draws than of labels", where="y", value=len(y), expected=f"one, or {num}"
+            )
         self._check(None, y, values=True)
         c = self.context(y)
         z = self.prior(c).expand((num,)).sample()

@@ -107,7 +107,7 @@ class DRAW(Program):
         read_features: Any = self.read.out_features
         self.encoder = LSTMCell(read_features + hidden, hidden)
         self.decoder = LSTMCell(latent_dim, hidden)
-        require_chain(self, {"x": data_shape} | dict.fromkeys(self.sites, (latent_dim,)))
+        require_chain(self, DRAW, {"x": data_shape} | dict.fromkeys(self.sites, (latent_dim,)))
 
     def model(self, x: Tensor | None = None, *, n: int = 1) -> Tensor:
         """p(z1) ... p(zT) p(x | z1..zT); ``x`` (batch, *data_shape), or ``n`` draws."""

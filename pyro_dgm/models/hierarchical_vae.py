@@ -99,7 +99,9 @@ class HierarchicalVAE(Program):
         if decoder is None:
             decoder = MLP(dims[0], hidden[0][::-1], out_shape, activation=activation)
         self.decoder = decoder
-        require_chain(self, {"x": data_shape} | {f"z{i}": (dim,) for i, dim in enumerate(dims, 1)})
+        require_chain(
+            self, HierarchicalVAE, {"x": data_shape} | {f"z{i}": (dim,) for i, dim in enumerate(dims, 1)}
+        )
 
     def model(self, x: Tensor | None = None, *, n: int = 1) -> Tensor:
         """p(zL) ... p(z1 | z2) p(x | z1); ``x`` (batch, *data_shape), or ``n`` draws."""

@@ -115,7 +115,7 @@ class LadderVAE(Program):
         if decoder is None:
             decoder = nn.Sequential(activation(), MLP(width, (width,), out_shape, activation=activation))
         self.decoder = decoder
-        require_chain(self, {"x": data_shape} | {f"z{i}": (dim,) for i, dim in enumerate(dims, 1)})
+        require_chain(self, LadderVAE, {"x": data_shape} | {f"z{i}": (dim,) for i, dim in enumerate(dims, 1)})
 
     def model(self, x: Tensor | None = None, *, n: int = 1) -> Tensor:
         """p(zL) ... p(z1 | h2) p(x | h1); ``x`` (batch, *data_shape), or ``n`` draws."""

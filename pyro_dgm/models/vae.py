@@ -86,7 +86,7 @@ class VAE(Program):
         if decoder is None:
             decoder = MLP(latent_dim, hidden[::-1], out_shape, activation=activation)
         self.decoder = decoder
-        require_chain(self, {"x": data_shape, "z": (latent_dim,)})
+        require_chain(self, VAE, {"x": data_shape, "z": (latent_dim,)})
 
     def model(self, x: Tensor | None = None, *, n: int = 1) -> Tensor:
         """p(z) p(x | z); ``x`` (batch, *data_shape), or ``n`` draws."""

@@ -45,8 +45,9 @@ class ELBO(nn.Module):
         kl: ``"monte_carlo"`` or ``"analytic"``.
         beta: weight of the divergence, a number or a schedule (:class:`Linear`, :class:`Cyclical`, :class:`Sigmoid`,
             or any function of the number of training steps, tensor to tensor).
-        free_bits: threshold :math:`\lambda` in nats: a group of latents whose divergence, averaged over the data, is
-            below it counts as :math:`\lambda`, and has no gradient from its divergence.
+        free_bits: threshold :math:`\lambda` in nats: a group of latents whose divergence, averaged over the data of a
+            batch, is below it counts as :math:`\lambda`, and has no gradient from its divergence. Divergences are then
+            in closed form where there is one, whatever ``kl`` says of the bound that is told.
         free_bits_per: what a group is: a ``"unit"`` of a site (a whole site where guide or prior does not factorise
             over units), or a ``"site"``.
         gradient: ``"pathwise"``, or ``"stl"`` (sticking the landing), which leaves out the term of zero expectation

@@ -217,7 +217,12 @@ class Weight(nn.Module):
                 "bad weight", where=name, value=f"{values[first]:g}{at}", expected="a number >= 0, always"
             )
         self._value = None if callable(value) else float(value)
-        self._name, self._unadvanced = name, 0
+        self.name, self._unadvanced = name, 0
+
+    @property
+    def is_advanced(self) -> bool:
+        """Whether it is a schedule that has left its first step."""
+        return self._schedule is not None and bool(self.step > 0)
 
     def advance(self) -> None:
         """Counts one training step."""
@@ -233,8 +238,8 @@ class Weight(nn.Module):
         self._unadvanced += trains
         if trains and self._unadvanced == _PATIENCE:
             warnings.warn(
-                f"the schedule of {self._name} stands still: nothing has advanced it in {_PATIENCE} losses; try fit or "
-                f"CompiledSVI, or objective.{self._name}.advance() after each step of Pyro's SVI",
+                f"the schedule of {self.name} stands still: nothing has advanced it in {_PATIENCE} losses; try fit or "
+                f"CompiledSVI, or objective.{self.name}.advance() after each step of Pyro's SVI",
                 stacklevel=2,
             )
         assert self._schedule is not None

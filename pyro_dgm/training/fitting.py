@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.player import OptimizerFactory, adam
+from pyro_dgm.objectives.schedules import weights_of
 from pyro_dgm.training.batches import Batches, splits_of
 from pyro_dgm.training.callbacks import Callback
 from pyro_dgm.training.checkpoint_files import saved
@@ -193,6 +195,8 @@ def fit(
         )
         if objective is not None:
             resumes = resume and out is not None and bool(saved(Path(out)))
+            if not resumes:
+                _tell_schedules(objective)
             learner = learner_of_program(
                 program_or_step,
                 objective,
@@ -258,3 +262,14 @@ def fit(
             if folder.tree is not None:
                 go_on(loop, folder.tree, rows)
         return loop.run()
+
+
+def _tell_schedules(objective: Any) -> None:
+    """Warns of a schedule that an earlier training has used up: the next program would begin in its middle."""
+    for weight in weights_of(objective):
+        if weight.is_advanced:
+            warnings.warn(
+                f"the schedule of {weight.name} begins where an earlier training left it, at step {int(weight.step)}; "
+                "try a new objective for a schedule that begins at 0",
+                stacklevel=3,
+            )

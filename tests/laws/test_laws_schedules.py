@@ -280,3 +280,9 @@ def test_a_schedule_that_nothing_advances_is_told_once():
         standing()
     standing()
     moving()
+
+
+def test_a_schedule_that_an_earlier_training_has_used_up_is_told():
+    objective = trained(ELBO(beta=Linear(20)))
+    with pytest.warns(UserWarning, match="schedule of beta begins where.*at step 7"):
+        trained(objective)

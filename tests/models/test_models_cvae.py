@@ -169,3 +169,12 @@ def test_one_hot_follows_the_type_and_takes_any_leading_dimensions():
     assert torch.equal(OneHot(4).double()(y), nn.functional.one_hot(y, 4).double())
     check_labels(y, 4)
     check_labels(torch.full((3,), -1), 4, values=False)
+
+
+def test_as_many_draws_as_labels():
+    cvae = CVAE((1, 4, 4), 3, 2, hidden=(8,))
+    assert cvae.sample(2, y=torch.tensor([0, 1])).shape == (2, 1, 4, 4)
+    assert cvae.sample(2, y=1).shape == (2, 1, 4, 4)
+    for num in (1, 2, 5):
+        with pytest.raises(InvalidInput, match=f"number of draws.*one, or {num}"):
+            cvae.sample(num, y=torch.tensor([0, 1, 2]))

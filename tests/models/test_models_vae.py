@@ -148,17 +148,45 @@ def test_pieces_that_do_not_fit_are_named_when_the_program_is_made(pieces, named
         VAE(SHAPE, 3, hidden=(8,), **pieces)
 
 
-def test_a_network_of_whole_numbers_is_taken_at_its_word():
+@pytest.mark.parametrize(
+    "look_up",
+    [
+        lambda table, x: nn.functional.embedding(x, table),
+        lambda table, x: table[x],
+        lambda table, x: nn.functional.one_hot(x, 2).float() @ table,
+    ],
+    ids=["embedding", "index", "one-hot"],
+)
+def test_a_network_may_want_whole_numbers(look_up):
     class Tokens(nn.Module):
         def __init__(self):
             super().__init__()
-            self.table = nn.Embedding(2, 8)
+            self.table = nn.Parameter(torch.randn(2, 8))
 
         def forward(self, x):
-            return self.table(x).mean((-4, -3, -2))
+            return look_up(self.table, x).mean((-4, -3, -2))
 
     vae = VAE(SHAPE, 3, hidden=(8,), encoder=Tokens())
     assert vae.encode(torch.zeros(5, *SHAPE, dtype=torch.int64)).batch_shape == (5,)
+
+
+def test_a_subclass_may_go_on_after_the_constructor():
+    class Longer(VAE):
+        def __init__(self):
+            super().__init__(SHAPE, 3, hidden=(8,))
+            self.extra = nn.Linear(16, 8)
+
+        def encode(self, x):
+            return self.posterior(self.encoder(x) + self.extra(x.flatten(-3)))
+
+    assert Longer().encode(torch.zeros(5, *SHAPE)).batch_shape == (5,)
+
+
+def test_a_piece_that_cannot_be_copied_is_not_tried():
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        layer = nn.utils.weight_norm(nn.Linear(3, 16))
+    vae = VAE(SHAPE, 3, hidden=(8,), decoder=nn.Sequential(layer, nn.Unflatten(-1, (1, *SHAPE))))
+    assert vae.sample(2).shape == (2, *SHAPE)
 
 
 def test_making_a_program_leaves_random_numbers_and_the_store_alone():
