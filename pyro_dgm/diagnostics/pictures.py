@@ -83,10 +83,11 @@ def reconstruction_grid(data: Tensor, reconstructions: Tensor, path: Path, *, co
 
 
 def training_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Loss on the training and the validation data against the epoch.
+    """Loss on the training and the validation data against the epoch, and the bound where a loss is none.
 
     Args:
-        rows: rows of ``History`` or of ``metrics.jsonl``: ``epoch``, ``loss`` and, where there was one, ``val_loss``.
+        rows: rows of ``History`` or of ``metrics.jsonl``: ``epoch``, ``loss`` and, where there was one, ``val_loss``;
+            where both are there and a weight or a threshold of ``kl`` moves the loss from it, the bound ``elbo``.
         path: the file to write.
 
     Raises:
@@ -95,14 +96,25 @@ def training_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     if not rows:
         raise InvalidInput("no rows", where="training_curve", expected="at least one epoch")
     figure, axes = new_figure(6.0, 3.6)
-    styles = {"loss": ("training", BLUE, "-"), "val_loss": ("validation", ORANGE, "--")}
-    for key, (label, colour, line) in styles.items():
-        points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
+    bounds = {row["epoch"]: -row["elbo"] for row in rows if None not in (row.get("elbo"), row.get("kl"))}
+    is_moved = any(
+        abs(row["loss"] - bounds[row["epoch"]]) > 1e-3
+        for row in rows
+        if row["epoch"] in bounds and row["loss"]
+    )
+    lines = {
+        ("training", BLUE, "-"): {row["epoch"]: row.get("loss") for row in rows},
+        ("training, untouched bound", GREY, "-"): bounds if is_moved else {},
+        ("validation", ORANGE, "--"): {row["epoch"]: row.get("val_loss") for row in rows},
+    }
+    for (label, colour, line), values in lines.items():
+        points = [(epoch, value) for epoch, value in values.items() if value is not None]
         if points:
             marker = "o" if len(points) < 3 else None
             axes.plot(*zip(*points, strict=True), label=label, color=colour, linestyle=line, marker=marker)
     # The first epochs are far off the rest: the axis is cut where they would hide it.
-    losses = sorted(row["loss"] for row in rows if row.get("loss") is not None)
+    losses = [row["loss"] for row in rows if row.get("loss") is not None]
+    losses = sorted([*losses, *(bounds.values() if is_moved else ())])
     if len(losses) > 20:
         low, high = losses[0], losses[int(0.95 * len(losses))]
         axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.3 * (high - low) + 1e-6)

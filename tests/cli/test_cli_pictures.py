@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,26 @@ def test_bad_shapes_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
         with pytest.raises(InvalidInput):
             call()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "labels"),
+    [
+        ({"loss": 2.0, "elbo": -2.0, "kl": 1.0}, ["training", "validation"]),
+        ({"loss": 1.5, "elbo": -2.0, "kl": 1.0}, ["training", "training, untouched bound", "validation"]),
+        ({"loss": 1.5, "elbo": -2.0}, ["training", "validation"]),  # importance-weighted: a bound of its own
+        ({"loss": None, "elbo": None, "kl": None}, ["validation"]),
+    ],
+)
+def test_the_bound_is_drawn_beside_a_loss_that_is_none(
+    row: dict[str, Any], labels: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(pictures, "save_figure", lambda figure, path: figures.append(figure))
+    training_curve([{"epoch": i, "val_loss": 2.1, **row} for i in range(30)], tmp_path / "curve.png")
+    lines = {line.get_label(): line.get_ydata() for line in figures[0].axes[0].lines}
+    assert list(lines) == labels
+    assert all(value == 2.0 for value in lines.get("training, untouched bound", ()))
 
 
 def test_curves_and_clouds_are_written_whole(tmp_path: Path) -> None:
