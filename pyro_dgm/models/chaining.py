@@ -83,7 +83,8 @@ def require_chain(
     faults = []
     for kind_of_number in (dtype, torch.int64):
         x = torch.zeros((2, *sites["x"]), dtype=kind_of_number, device=device)
-        batch = (x, *(field.to(device) for field in rest))
+        others = (field.to(device, dtype if field.is_floating_point() else field.dtype) for field in rest)
+        batch = (x, *others)
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=devices), poutine.block(), watch:
                 latents = poutine.trace(trial.guide).get_trace(*batch)
@@ -128,9 +129,9 @@ class _Watch(Messenger):
 
     def fault(self, error: Exception) -> InvalidInput:
         """What to say of an error on the way."""
-        return self.misfit or InvalidInput(
-            "pieces that do not fit",
-            where=f"{self.piece} of {self.owner}",
-            value=str(error).split("\n")[0],
-            cure="sizes that fit the pieces beside it, and to_event(1) for distributions of vectors",
-        )
+        text = str(error).partition("Trace Shapes:")[0].strip().split("\n")[0]  # which Pyro adds
+        cure = "sizes that fit the pieces beside it"
+        if not isinstance(error, InvalidInput):  # pieces of ours say more
+            cure += ", and to_event(1) for distributions of vectors"
+        where = f"{self.piece} of {self.owner}"
+        return self.misfit or InvalidInput("pieces that do not fit", where=where, value=text, cure=cure)
