@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 
 from pyro_dgm.distributions import BernoulliObservation
 from pyro_dgm.distributions.flat import Flat
-from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models.chaining import require_chain
+from pyro_dgm.models.defaults import mlp_decoder, require_dimensions
 from pyro_dgm.nets import MLP, FlattenEvent
 from pyro_dgm.program import Program
 
@@ -74,19 +73,15 @@ class Autoencoder(Program):
         observation: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        data_shape = tuple(data_shape)
-        if latent_dim < 1 or min(data_shape, default=0) < 1:
-            bad = ("latent_dim", latent_dim) if latent_dim < 1 else ("data_shape", data_shape)
-            raise InvalidInput("no dimensions", where=bad[0], value=bad[1], expected="integers >= 1")
+        data_shape = require_dimensions(data_shape, latent_dim)
         self.prior = Flat((latent_dim,))
         self.observation = BernoulliObservation(data_shape) if observation is None else observation
         if encoder is None:
             mlp = MLP(math.prod(data_shape), hidden, latent_dim, activation=activation)
             encoder = nn.Sequential(FlattenEvent(data_shape), mlp)
         self.encoder = encoder
-        out_shape: Any = (self.observation.num_params, *data_shape)
         if decoder is None:
-            decoder = MLP(latent_dim, hidden[::-1], out_shape, activation=activation)
+            decoder = mlp_decoder(latent_dim, hidden, self.observation, data_shape, activation)
         self.decoder = decoder
         require_chain(self, Autoencoder, {"x": data_shape, "z": (latent_dim,)})
 

@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyro
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from pyro_dgm.distributions import BernoulliObservation
 from pyro_dgm.distributions.numerics import at_least_float32, positive
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.models.drawing import Drawing, DrawingInSteps
 from pyro_dgm.nets import ConvLSTMCell
 from pyro_dgm.nets.recurrent import Memory, join, over_images
 from pyro_dgm.nets.shapes import positive_sizes
-from pyro_dgm.program import Program
 
 
-class Drawing(NamedTuple):
-    """What model and guide share after a step.
-
-    Args:
-        decoder: memory of the decoder, (..., channels, H', W').
-        canvas: parameters of p(x | z1..zt), (..., num_params, C, H, W).
-    """
-
-    decoder: Memory
-    canvas: Tensor
-
-
-class ConvDRAW(Program):
+class ConvDRAW(DrawingInSteps):
     r"""Convolutional DRAW.
 
     .. math:: z_t \sim p(z_t \mid h_{t-1}), \quad
@@ -81,7 +67,7 @@ class ConvDRAW(Program):
         stride: int = 2,
         observation: nn.Module | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(num_steps)
         if len(data_shape) != 3:
             raise InvalidInput(
                 "not an image",
@@ -92,11 +78,6 @@ class ConvDRAW(Program):
             )
         colours, *size = positive_sizes(data_shape, "data_shape")
         positive_sizes((latent_channels, channels, stride), "latent_channels, channels or stride")
-        if num_steps < 1:
-            raise InvalidInput(
-                "no steps", where="num_steps of ConvDRAW", value=num_steps, expected="an integer >= 1"
-            )
-        self.sites = [f"z{t}" for t in range(1, num_steps + 1)]
         self.observation = BernoulliObservation(data_shape) if observation is None else observation
         num_params: Any = self.observation.num_params
         self.canvas_shape = (num_params, *data_shape)
@@ -112,31 +93,17 @@ class ConvDRAW(Program):
         self.review = nn.Conv2d(num_params * colours, channels, **down)
         self.write = nn.ConvTranspose2d(channels, num_params * colours, **down, output_padding=rest)
 
-    def model(self, x: Tensor | None = None, *, n: int = 1) -> Tensor:
-        """p(z1) p(z2 | z1) ... p(zT | z1..z(T-1)) p(x | z1..zT); ``x`` (batch, *data_shape), or ``n`` draws."""
-        pyro.module(self.pyro_name, self)
-        with pyro.plate("data", n if x is None else len(x)):
-            drawing = self._start()
-            for site in self.sites:
-                drawing = self._draw(drawing, pyro.sample(site, self.prior(drawing.decoder.h)))
-            return pyro.sample("x", self.observation(drawing.canvas), obs=x)
-
-    def guide(self, x: Tensor) -> None:
-        """q(z1 | x) q(z2 | x, z1) ... q(zT | x, z1..z(T-1))."""
-        pyro.module(self.pyro_name, self)
-        with pyro.plate("data", len(x)):
-            drawing, encoder = self._start(), self.encoder.start(self.state_size)
-            for site in self.sites:
-                encoder = self._look(encoder, drawing, x)
-                drawing = self._draw(drawing, pyro.sample(site, self.posterior(encoder.h)))
-
     def _start(self) -> Drawing:
-        """The drawing before the first step: without leading dimensions, which come with data and draws."""
         decoder = self.decoder.start(self.state_size)
         return Drawing(decoder, decoder.h.new_zeros(self.canvas_shape))
 
+    def _start_encoder(self) -> Memory:
+        return self.encoder.start(self.state_size)
+
+    def _prior(self, drawing: Drawing) -> dist.TorchDistribution:
+        return self.prior(drawing.decoder.h)
+
     def _draw(self, drawing: Drawing, z: Tensor) -> Drawing:
-        """One step of the decoder, with ``z`` (..., prod(latent_shape))."""
         canvas = drawing.canvas.flatten(-4, -3)  # (..., num_params C, H, W)
         seen = over_images(self.review, canvas)
         decoder = self.decoder(drawing.decoder, z.unflatten(-1, self.latent_shape), seen)
@@ -144,37 +111,10 @@ class ConvDRAW(Program):
         return Drawing(decoder, canvas.unflatten(-3, self.canvas_shape[:2]))
 
     def _look(self, encoder: Memory, drawing: Drawing, x: Tensor) -> Memory:
-        """One step of the encoder, which looks at the data and at what the drawing lacks of them."""
         error = x - self.observation(drawing.canvas).mean
         seen = over_images(self.see, join(x, error, event_dims=3))
         memory: Memory = self.encoder(encoder, seen, drawing.decoder.h)
         return memory
-
-    def canvases(self, z: Sequence[Tensor]) -> Tensor:
-        """The canvas after each step, (T, ..., num_params, *data_shape); ``z`` has T tensors, each a flat image."""
-        drawing, found = self._start(), []
-        for z_t in z:
-            drawing = self._draw(drawing, z_t)
-            found.append(drawing.canvas)
-        return torch.stack(found)
-
-    def sample_steps(self, num: int) -> Tensor:
-        """How ``num`` draws come about: means of p(x | z1..zt) after each step, (T, num, *data_shape)."""
-        mean: Tensor = self.observation(self._sample_canvases(num)).mean
-        return mean
-
-    def sample(self, num: int, *, mean: bool = False) -> Tensor:
-        """``num`` draws of x (num, *data_shape), or with ``mean`` the means of p(x | z1..zT)."""
-        observation = self.observation(self._sample_canvases(num)[-1])
-        return observation.mean if mean else observation.sample()
-
-    def _sample_canvases(self, num: int) -> Tensor:
-        drawing, found = self._start(), []
-        for _ in self.sites:
-            prior = self.prior(drawing.decoder.h)
-            drawing = self._draw(drawing, prior.expand((num,)).sample())
-            found.append(drawing.canvas)
-        return torch.stack(found)
 
 
 class SpatialNormal(nn.Module):
@@ -189,6 +129,7 @@ class SpatialNormal(nn.Module):
         scale_floor: the smallest scale, in units of z.
 
     Example:
+        >>> import torch
         >>> SpatialNormal(8, 2)(torch.zeros(50, 20, 8, 4, 4)).event_shape
         torch.Size([32])
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.errors import IncompatibleModel, InvalidInput
 from pyro_dgm.models.chaining import require_chain
-from pyro_dgm.nets import MLP, FlattenEvent, OneHot
+from pyro_dgm.models.defaults import mlp_decoder, mlp_encoder, require_dimensions
+from pyro_dgm.nets import OneHot
 from pyro_dgm.nets.labels import check_labels
 from pyro_dgm.program import Program
 
@@ -61,6 +61,7 @@ class CVAE(Program):
         >>> cvae = CVAE((1, 8, 8), 10, 4, hidden=(32,))
         >>> cvae.sample(3, y=7).shape  # three sevens
         torch.Size([3, 1, 8, 8])
+        >>> from pyro_dgm.nets import FlattenEvent
         >>> half = CVAE((1, 4, 8), None, 4, hidden=(32,), context_shape=(1, 4, 8), context_features=16,
         ...             context=nn.Sequential(FlattenEvent((1, 4, 8)), nn.Linear(32, 16)))
         >>> half.encode(torch.zeros(5, 1, 4, 8), y=torch.ones(5, 1, 4, 8)).mean.shape  # lower halves given upper ones
@@ -92,10 +93,7 @@ class CVAE(Program):
         observation: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        data_shape = tuple(data_shape)
-        if latent_dim < 1 or min(data_shape, default=0) < 1:
-            bad = ("latent_dim", latent_dim) if latent_dim < 1 else ("data_shape", data_shape)
-            raise InvalidInput("no dimensions", where=bad[0], value=bad[1], expected="integers >= 1")
+        data_shape = require_dimensions(data_shape, latent_dim)
         if not hidden and (encoder is None or posterior is None or decoder is None):
             raise InvalidInput(
                 "no layers", where="hidden", expected="a width, or an encoder, a posterior and a decoder"
@@ -120,17 +118,15 @@ class CVAE(Program):
         self.context = context
         self.observation = BernoulliObservation(data_shape) if observation is None else observation
         self.prior = _Constant(StandardNormal(latent_dim)) if prior is None else prior
-        if encoder is None:
-            mlp = MLP(math.prod(data_shape), hidden[:-1], hidden[-1], activation=activation)
-            encoder = nn.Sequential(FlattenEvent(data_shape), mlp, activation())
-        self.encoder = encoder
+        self.encoder = mlp_encoder(data_shape, hidden, activation) if encoder is None else encoder
         if posterior is None:
             joint = nn.Linear(hidden[-1] + context_features, hidden[-1])
             posterior = nn.Sequential(joint, activation(), DiagonalNormal(hidden[-1], latent_dim))
         self.posterior = posterior
-        out_shape: Any = (self.observation.num_params, *data_shape)
         if decoder is None:
-            decoder = MLP(latent_dim + context_features, hidden[::-1], out_shape, activation=activation)
+            decoder = mlp_decoder(
+                latent_dim + context_features, hidden, self.observation, data_shape, activation
+            )
         self.decoder = decoder
         y = torch.zeros(
             2, *self.context_shape, dtype=torch.int64 if num_classes else torch.get_default_dtype()

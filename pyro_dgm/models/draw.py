@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
-from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models.chaining import require_chain
+from pyro_dgm.models.drawing import Drawing, DrawingInSteps
 from pyro_dgm.nets import AttentiveRead, AttentiveWrite, LSTMCell
 from pyro_dgm.nets.recurrent import Memory
 from pyro_dgm.nets.shapes import positive_sizes
-from pyro_dgm.program import Program
 
 
-class Drawing(NamedTuple):
-    """What model and guide share after a step.
-
-    Args:
-        decoder: memory of the decoder.
-        canvas: parameters of p(x | z1..zt), (..., num_params, *data_shape).
-    """
-
-    decoder: Memory
-    canvas: Tensor
-
-
-class DRAW(Program):
+class DRAW(DrawingInSteps):
     r"""Deep recurrent attentive writer.
 
     .. math:: z_t \sim \mathcal{N}(0, I), \quad
@@ -89,14 +76,9 @@ class DRAW(Program):
         write: nn.Module | None = None,
         observation: nn.Module | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(num_steps)
         data_shape = positive_sizes(data_shape, "data_shape")
         positive_sizes((hidden,), "hidden")
-        if num_steps < 1:
-            raise InvalidInput(
-                "no steps", where="num_steps of DRAW", value=num_steps, expected="an integer >= 1"
-            )
-        self.sites = [f"z{t}" for t in range(1, num_steps + 1)]
         self.observation = BernoulliObservation(data_shape) if observation is None else observation
         canvas_shape: Any = (self.observation.num_params, *data_shape)
         self.first_canvas = nn.Parameter(torch.zeros(canvas_shape))
@@ -109,57 +91,21 @@ class DRAW(Program):
         self.decoder = LSTMCell(latent_dim, hidden)
         require_chain(self, DRAW, {"x": data_shape} | dict.fromkeys(self.sites, (latent_dim,)))
 
-    def model(self, x: Tensor | None = None, *, n: int = 1) -> Tensor:
-        """p(z1) ... p(zT) p(x | z1..zT); ``x`` (batch, *data_shape), or ``n`` draws."""
-        pyro.module(self.pyro_name, self)
-        with pyro.plate("data", n if x is None else len(x)):
-            drawing = self._start()
-            for site in self.sites:
-                drawing = self._draw(drawing, pyro.sample(site, self.prior()))
-            return pyro.sample("x", self.observation(drawing.canvas), obs=x)
-
-    def guide(self, x: Tensor) -> None:
-        """q(z1 | x) q(z2 | x, z1) ... q(zT | x, z1..z(T-1))."""
-        pyro.module(self.pyro_name, self)
-        with pyro.plate("data", len(x)):
-            drawing, encoder = self._start(), self.encoder.start()
-            for site in self.sites:
-                encoder = self._look(encoder, drawing, x)
-                drawing = self._draw(drawing, pyro.sample(site, self.posterior(encoder.h)))
-
     def _start(self) -> Drawing:
-        """The drawing before the first step: without leading dimensions, which come with data and draws."""
         return Drawing(self.decoder.start(), self.first_canvas)
 
+    def _start_encoder(self) -> Memory:
+        return self.encoder.start()
+
+    def _prior(self, drawing: Drawing) -> dist.TorchDistribution:
+        return self.prior()
+
     def _draw(self, drawing: Drawing, z: Tensor) -> Drawing:
-        """One step of the decoder, with ``z`` (..., latent_dim)."""
         decoder = self.decoder(drawing.decoder, z)
         return Drawing(decoder, drawing.canvas + self.write(decoder.h))
 
     def _look(self, encoder: Memory, drawing: Drawing, x: Tensor) -> Memory:
-        """One step of the encoder, which looks at the data and at what the drawing lacks of them."""
         error = x - self.observation(drawing.canvas).mean
         state = drawing.decoder.h
         memory: Memory = self.encoder(encoder, self.read(x, error, state), state)
         return memory
-
-    def canvases(self, z: Sequence[Tensor]) -> Tensor:
-        """The canvas after each step, (T, ..., num_params, *data_shape); ``z`` has T tensors (..., latent_dim)."""
-        drawing, found = self._start(), []
-        for z_t in z:
-            drawing = self._draw(drawing, z_t)
-            found.append(drawing.canvas)
-        return torch.stack(found)
-
-    def sample_steps(self, num: int) -> Tensor:
-        """How ``num`` draws come about: means of p(x | z1..zt) after each step, (T, num, *data_shape)."""
-        mean: Tensor = self.observation(self.canvases(self._sample_latents(num))).mean
-        return mean
-
-    def sample(self, num: int, *, mean: bool = False) -> Tensor:
-        """``num`` draws of x (num, *data_shape), or with ``mean`` the means of p(x | z1..zT)."""
-        observation = self.observation(self.canvases(self._sample_latents(num))[-1])
-        return observation.mean if mean else observation.sample()
-
-    def _sample_latents(self, num: int) -> list[Tensor]:
-        return [self.prior().sample((num,)) for _ in self.sites]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.models.chaining import layer_sizes, require_chain, require_lengths
+from pyro_dgm.models.defaults import mlp_decoder
 from pyro_dgm.nets import MLP, FlattenEvent
 from pyro_dgm.program import Program
 
@@ -95,9 +95,8 @@ class HierarchicalVAE(Program):
         self.posteriors, self.conditionals = nn.ModuleList(posteriors), nn.ModuleList(conditionals)
         self.prior = StandardNormal(dims[-1]) if prior is None else prior
         self.observation = BernoulliObservation(data_shape) if observation is None else observation
-        out_shape: Any = (self.observation.num_params, *data_shape)
         if decoder is None:
-            decoder = MLP(dims[0], hidden[0][::-1], out_shape, activation=activation)
+            decoder = mlp_decoder(dims[0], hidden[0], self.observation, data_shape, activation)
         self.decoder = decoder
         require_chain(
             self, HierarchicalVAE, {"x": data_shape} | {f"z{i}": (dim,) for i, dim in enumerate(dims, 1)}

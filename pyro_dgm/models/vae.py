@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models.chaining import require_chain
-from pyro_dgm.nets import MLP, FlattenEvent
+from pyro_dgm.models.defaults import mlp_decoder, mlp_encoder, require_dimensions
 from pyro_dgm.program import Program
 
 
@@ -72,19 +70,15 @@ class VAE(Program):
         observation: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        data_shape = tuple(data_shape)
-        if latent_dim < 1 or min(data_shape, default=0) < 1:
-            bad = ("latent_dim", latent_dim) if latent_dim < 1 else ("data_shape", data_shape)
-            raise InvalidInput("no dimensions", where=bad[0], value=bad[1], expected="integers >= 1")
+        data_shape = require_dimensions(data_shape, latent_dim)
         if not hidden and (encoder is None or posterior is None):
             raise InvalidInput("no layers", where="hidden", expected="a width, or an encoder and a posterior")
         self.observation = BernoulliObservation(data_shape) if observation is None else observation
         self.prior = StandardNormal(latent_dim) if prior is None else prior
-        self.encoder = _mlp_encoder(data_shape, hidden, activation) if encoder is None else encoder
+        self.encoder = mlp_encoder(data_shape, hidden, activation) if encoder is None else encoder
         self.posterior = DiagonalNormal(hidden[-1], latent_dim) if posterior is None else posterior
-        out_shape: Any = (self.observation.num_params, *data_shape)
         if decoder is None:
-            decoder = MLP(latent_dim, hidden[::-1], out_shape, activation=activation)
+            decoder = mlp_decoder(latent_dim, hidden, self.observation, data_shape, activation)
         self.decoder = decoder
         require_chain(self, VAE, {"x": data_shape, "z": (latent_dim,)})
 
@@ -138,10 +132,3 @@ class VAE(Program):
             z = self.encode(filled).sample()
             filled = torch.where(observed, x, self.observation(self.decoder(z)).sample())
         return filled
-
-
-def _mlp_encoder(
-    data_shape: tuple[int, ...], hidden: Sequence[int], activation: Callable[[], nn.Module]
-) -> nn.Module:
-    mlp = MLP(math.prod(data_shape), hidden[:-1], hidden[-1], activation=activation)
-    return nn.Sequential(FlattenEvent(data_shape), mlp, activation())

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from pyro.poutine import Trace
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.checks import require_option, require_particles, require_reparameterised
@@ -21,11 +21,12 @@ from pyro_dgm.objectives.elbo_terms import (
 )
 from pyro_dgm.objectives.inspection import Layouts, inspect_pair, inspect_paths
 from pyro_dgm.objectives.paths import Paths
+from pyro_dgm.objectives.reporting import Reporting
 from pyro_dgm.objectives.schedules import Schedule, Weight
 from pyro_dgm.objectives.traces import run_pair
 
 
-class ELBO(nn.Module):
+class ELBO(Reporting):
     r"""Negative evidence lower bound, summed over the data.
 
     .. math:: -\sum_i \mathbb{E}_{q(z \mid x_i)} [\log p(x_i \mid z)] - \mathrm{KL}(q(z \mid x_i) \,\|\, p(z))
@@ -111,20 +112,8 @@ class ELBO(nn.Module):
         self.gradient = gradient
         self._layouts = Layouts(inspect_paths if gradient == "stl" else inspect_pair)
 
-    def forward(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
-        return self.report(model, guide, *batch)["loss"]
-
     def report(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> dict[str, Tensor]:
-        """``loss`` as the objective gives it; without gradient the untouched bound ``elbo`` and its ``kl``.
-
-        Args:
-            model: Pyro model, called with the batch.
-            guide: Pyro guide, called with the batch.
-            batch: positional arguments of both.
-
-        Returns:
-            Scalars in nats, summed over the data.
-        """
+        """``loss`` in nats, and without gradient the untouched bound ``elbo`` and its ``kl``."""
         layout = self._layouts(model, guide, batch, self.num_particles)
         terms, runs = self._terms(model, guide, batch, layout)
         likelihood = torch.stack([term.likelihood for term in terms]).sum() / self.num_particles

@@ -8,19 +8,20 @@ from typing import Any, Literal
 
 import torch
 from pyro.poutine import Trace
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.checks import require_option, require_particles, require_reparameterised
 from pyro_dgm.objectives.divergence_terms import is_in
 from pyro_dgm.objectives.inspection import Layouts, inspect_pair, inspect_paths
 from pyro_dgm.objectives.paths import Paths
+from pyro_dgm.objectives.reporting import Reporting
 from pyro_dgm.objectives.sites import sample_sites
 from pyro_dgm.objectives.traces import Layout, run_pair
 from pyro_dgm.objectives.weights import batch_plate, log_densities
 
 
-class IWAE(nn.Module):
+class IWAE(Reporting):
     r"""Negative importance-weighted bound, summed over the data.
 
     .. math:: -\sum_i \log \frac1K \sum_{k=1}^K \frac{p(x_i, z_{ik})}{q(z_{ik} \mid x_i)},
@@ -69,20 +70,8 @@ class IWAE(nn.Module):
         self.gradient = require_option("gradient", gradient, ("standard", "stl", "dreg"))
         self._layouts = Layouts(inspect_pair if gradient == "standard" else inspect_paths)
 
-    def forward(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
-        return self.report(model, guide, *batch)["loss"]
-
     def report(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> dict[str, Tensor]:
-        """``loss`` as the objective gives it, and without gradient ``elbo``, the mean log-weight.
-
-        Args:
-            model: Pyro model, called with the batch.
-            guide: Pyro guide, called with the batch.
-            batch: positional arguments of both.
-
-        Returns:
-            Scalars in nats, summed over the data.
-        """
+        """``loss`` in nats, and without gradient ``elbo``, the mean log-weight."""
         layout = self._layouts(model, guide, batch, self.num_particles)
         paths: list[Paths] = []
 

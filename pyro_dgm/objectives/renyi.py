@@ -6,16 +6,17 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives.checks import require_particles, require_reparameterised
 from pyro_dgm.objectives.inspection import Layouts
+from pyro_dgm.objectives.reporting import Reporting
 from pyro_dgm.objectives.traces import run_pair
 from pyro_dgm.objectives.weights import weigh
 
 
-class Renyi(nn.Module):
+class Renyi(Reporting):
     r"""Negative variational Renyi bound with K particles, summed over the data.
 
     .. math:: -\sum_i \frac1{1 - \alpha} \log \frac1K \sum_{k=1}^K
@@ -59,20 +60,8 @@ class Renyi(nn.Module):
         self.alpha = float(alpha)
         self._layouts = Layouts()
 
-    def forward(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
-        return self.report(model, guide, *batch)["loss"]
-
     def report(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> dict[str, Tensor]:
-        """``loss`` as the objective gives it, and without gradient ``elbo``, the mean log-weight.
-
-        Args:
-            model: Pyro model, called with the batch.
-            guide: Pyro guide, called with the batch.
-            batch: positional arguments of both.
-
-        Returns:
-            Scalars in nats, summed over the data.
-        """
+        """``loss`` in nats, and without gradient ``elbo``, the mean log-weight."""
         layout = self._layouts(model, guide, batch, self.num_particles)
         runs = run_pair(model, guide, batch, self.num_particles, layout)
         for _, guide_trace in runs:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -19,3 +20,23 @@ class Reports(Protocol):
     def report(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> dict[str, Tensor]: ...
+
+
+class Reporting(nn.Module, ABC):
+    """A bound as a module that reports: its value is the ``loss`` of its report; abstract."""
+
+    def forward(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
+        return self.report(model, guide, *batch)["loss"]
+
+    @abstractmethod
+    def report(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> dict[str, Tensor]:
+        """``loss`` as the objective gives it, and without gradient what it tells beside.
+
+        Args:
+            model: Pyro model, called with the batch.
+            guide: Pyro guide, called with the batch.
+            batch: positional arguments of both.
+
+        Returns:
+            Scalars in nats, summed over the data.
+        """

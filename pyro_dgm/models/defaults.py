@@ -1,0 +1,39 @@
+"""What models of one latent vector are made of where nothing else is passed in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from pyro_dgm.errors import InvalidInput
+from pyro_dgm.nets import MLP, FlattenEvent
+
+
+def require_dimensions(data_shape: Sequence[int], latent_dim: int) -> tuple[int, ...]:
+    """The shape of a datum as a tuple; raises InvalidInput where it, or z, has no dimensions."""
+    if latent_dim < 1 or min(data_shape, default=0) < 1:
+        where, value = ("latent_dim", latent_dim) if latent_dim < 1 else ("data_shape", tuple(data_shape))
+        raise InvalidInput("no dimensions", where=where, value=value, expected="integers >= 1")
+    return tuple(data_shape)
+
+
+def mlp_encoder(
+    data_shape: tuple[int, ...], hidden: Sequence[int], activation: Callable[[], nn.Module]
+) -> nn.Module:
+    """Network from data (..., *data_shape) to features (..., hidden[-1])."""
+    mlp = MLP(math.prod(data_shape), hidden[:-1], hidden[-1], activation=activation)
+    return nn.Sequential(FlattenEvent(data_shape), mlp, activation())
+
+
+def mlp_decoder(
+    in_features: int,
+    hidden: Sequence[int],
+    observation: Any,
+    data_shape: tuple[int, ...],
+    activation: Callable[[], nn.Module],
+) -> nn.Module:
+    """Network, with an encoder's widths in reverse, to the parameters of an observation of data of that shape."""
+    return MLP(in_features, hidden[::-1], (observation.num_params, *data_shape), activation=activation)
