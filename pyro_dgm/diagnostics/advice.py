@@ -60,11 +60,11 @@ def advise(found: Examination) -> Advice:
     """
     notes = _Notes()
     if found.importance is not None:
-        _of_weights(found.importance, notes)
+        _of_weights(found.importance, found.quantity, notes)
     if found.calibration is not None:
         _of_calibration(found.calibration, notes)
     if "test" in found.gaps:
-        _of_gaps(found.gaps["test"], found.gaps.get("train"), notes)
+        _of_gaps(found.gaps["test"], found.gaps.get("train"), found.quantity, notes)
     if found.nuts is not None and found.nuts.mixed.any():
         _of_chains(found.nuts, notes)
     if found.collapse is not None:
@@ -84,13 +84,13 @@ def advise(found: Examination) -> Advice:
     )
 
 
-def _of_weights(found: Importance, notes: _Notes) -> None:
+def _of_weights(found: Importance, quantity: str, notes: _Notes) -> None:
     reliable, usable = found.reweighted_reliable, found.usable_as_is
     whose = "of the whole data set" if not reliable.ndim else "of {good} of {all} data"
     threshold = k_hat_threshold(found.num_samples)
     _judge(
         reliable,
-        f"log p(x) and averages with importance weights, {whose}: k-hat is at most {threshold:.2f}.",
+        f"{quantity} and averages with importance weights, {whose}: k-hat is at most {threshold:.2f}.",
         f"Averages with importance weights, {whose}: k-hat is above {threshold:.2f} or unknown.",
         notes,
     )
@@ -137,18 +137,18 @@ def _of_calibration(found: Calibration, notes: _Notes) -> None:
         )
 
 
-def _of_gaps(test: InferenceGap, train: InferenceGap | None, notes: _Notes) -> None:
+def _of_gaps(test: InferenceGap, train: InferenceGap | None, quantity: str, notes: _Notes) -> None:
     summary = test.summary()
     total, error = summary["total"]["mean"], summary["total"]["standard_error"]
     parts = {name: summary[name]["mean"] for name in ("approximation", "amortisation")}
     told = (
-        f"the ELBO is {total:.2f} ± {error:.2f} nats below log p(x): {parts['approximation']:.2f} for the family, "
+        f"the ELBO is {total:.2f} ± {error:.2f} nats below {quantity}: {parts['approximation']:.2f} for the family, "
         f"{parts['amortisation']:.2f} for the encoder"
     )
     if total < _SMALL_GAP:
-        notes.trustworthy.append(f"The ELBO as a stand-in for log p(x): {told}.")
+        notes.trustworthy.append(f"The ELBO as a stand-in for {quantity}: {told}.")
         return
-    notes.doubtful.append(f"The ELBO as a stand-in for log p(x): {told}.")
+    notes.doubtful.append(f"The ELBO as a stand-in for {quantity}: {told}.")
     cures: dict[str, str] = {
         "approximation": "A richer family for the guide: full covariance, a flow, or a hierarchy.",
         "amortisation": "A better encoder: larger, trained longer, or refined for each datum.",

@@ -37,6 +37,7 @@ class Examination:
         nuts: Markov chains for a few data.
         left_out: reason by name of the part.
         seconds: time that each part took.
+        quantity: what the weights and the gap are about, in words.
     """
 
     importance: Importance | None
@@ -46,6 +47,7 @@ class Examination:
     nuts: NutsReference | None
     left_out: Mapping[str, str]
     seconds: Mapping[str, float]
+    quantity: str = "log p(x)"
 
 
 def examine(
@@ -57,6 +59,7 @@ def examine(
     num_gap: int = 200,
     num_replications: int = 1000,
     num_nuts: int = 5,
+    quantity: str = "log p(x)",
     progress: bool = False,
 ) -> Examination:
     """Runs every diagnostic that fits the pair.
@@ -73,6 +76,7 @@ def examine(
         num_gap: data for the inference gap and as shapes for the calibration; the first ones.
         num_replications: simulated data for the calibration; 0 for none.
         num_nuts: data that are compared with Markov chains; 0 for none.
+        quantity: what the report calls the likelihood, such as ``log p(x | y)`` of a conditional model.
         progress: show a progress bar on standard error.
 
     Example:
@@ -124,6 +128,7 @@ def examine(
         nuts=found.get("nuts"),
         left_out=left_out,
         seconds=seconds,
+        quantity=quantity,
     )
 
 

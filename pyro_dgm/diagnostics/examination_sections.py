@@ -31,9 +31,9 @@ def examination_sections(found: Examination, folder: Path) -> list[Section]:
     """
     sections = []
     if found.importance is not None:
-        sections.append(_weights(found.importance, folder))
+        sections.append(_weights(found.importance, found.quantity, folder))
     if "test" in found.gaps:
-        sections.append(_gaps(found.gaps["test"], found.gaps.get("train"), folder))
+        sections.append(_gaps(found.gaps["test"], found.gaps.get("train"), found.quantity, folder))
     if found.calibration is not None:
         sections.append(_calibration(found.calibration, folder))
     if found.collapse is not None:
@@ -47,12 +47,12 @@ def examination_sections(found: Examination, folder: Path) -> list[Section]:
     return sections
 
 
-def _weights(found: Importance, folder: Path) -> Section:
+def _weights(found: Importance, quantity: str, folder: Path) -> Section:
     threshold = k_hat_threshold(found.num_samples)
     values = {
         "Pareto k-hat": found.k_hat,
         "effective sample size": found.ess,
-        "log p(x), nats": found.log_p,
+        f"{quantity}, nats": found.log_p,
         "its Monte Carlo error": found.log_p_standard_error,
         "ELBO, nats": found.elbo,
         "shift of the means, s.d.": found.shift,
@@ -85,7 +85,7 @@ def _weights(found: Importance, folder: Path) -> Section:
     )
 
 
-def _gaps(test: InferenceGap, train: InferenceGap | None, folder: Path) -> Section:
+def _gaps(test: InferenceGap, train: InferenceGap | None, quantity: str, folder: Path) -> Section:
     gaps = {"test": test} | ({"train": train} if train is not None else {})
     columns = ("log_p", "elbo", "total", "approximation", "amortisation")
     rows: list[tuple[Any, ...]] = []
@@ -99,20 +99,20 @@ def _gaps(test: InferenceGap, train: InferenceGap | None, folder: Path) -> Secti
         difference = gap_difference(train, test)
         rows.append(("test - train", *(_with_error(difference[column]) for column in columns)))
     path = folder / "gap.png"
-    gap_bars(bars, path)
+    gap_bars(bars, path, quantity=quantity)
     kinds, counts = np.unique(test.estimator, return_counts=True)
     how = ", ".join(f"{kind} for {count}" for kind, count in zip(kinds, counts, strict=True))
     text = (
-        "log p(x) - ELBO, in nats per datum. The approximation gap is left by the best member of the guide's family, "
-        "found for each datum; the amortisation gap is what one network for all data adds to it. A larger amortisation "
-        f"gap on test data is overfitting of the encoder. log p(x) of the test data by {how}, {test.num_particles:,} "
-        "draws each; all errors are standard errors over the data."
+        f"{quantity} - ELBO, in nats per datum. The approximation gap is left by the best member of the guide's "
+        "family, found for each datum; the amortisation gap is what one network for all data adds to it. A larger "
+        f"amortisation gap on test data is overfitting of the encoder. {quantity} of the test data by {how}, "
+        f"{test.num_particles:,} draws each; all errors are standard errors over the data."
     )
     return Section(
         "Inference gap",
         text,
         [Picture(path, "The two parts of the gap, with standard errors")],
-        [Table(("data", "log p(x)", "ELBO", "gap", "approximation", "amortisation"), rows)],
+        [Table(("data", quantity, "ELBO", "gap", "approximation", "amortisation"), rows)],
     )
 
 
@@ -194,13 +194,14 @@ def _chains(found: NutsReference, folder: Path) -> Section:
     rows = [
         (
             datum,
-            f"{np.abs(found.mean_error[datum]).max():.2f}",
-            f"{found.scale_ratio[datum].min():.2f}",
-            f"{found.scale_ratio[datum].max():.2f}",
+            # Of constant units, such as the zeros of a triangular matrix, there are no ratios.
+            f"{np.fmax.reduce(np.abs(found.mean_error[datum])):.2f}",
+            f"{np.fmin.reduce(found.scale_ratio[datum]):.2f}",
+            f"{np.fmax.reduce(found.scale_ratio[datum]):.2f}",
             f"{found.sliced_wasserstein[datum]:.3f}",
             f"{found.sliced_wasserstein_floor[datum]:.3f}",
-            f"{found.r_hat[datum].max():.3f}",
-            f"{found.ess[datum].min():.0f}",
+            f"{np.fmax.reduce(found.r_hat[datum]):.3f}",
+            f"{np.fmin.reduce(found.ess[datum]):.0f}",
         )
         for datum in range(data)
     ]
@@ -214,7 +215,8 @@ def _chains(found: NutsReference, folder: Path) -> Section:
         marginals.append(Marginal(label, found.guide_draws[:, datum, unit], found.nuts_draws[:, datum, unit]))
     path = folder / "nuts.png"
     nuts_comparison_plot(marginals, path)
-    verdict = "The chains are fit to compare with." if found.reliable else "; ".join(found.reasons) + "."
+    verdict = f"The chains are fit to judge the guide by at {found.mixed.sum()} of {data} data"
+    verdict += f"; as a posterior of their own: {'; '.join(found.reasons)}." if found.reasons else "."
     text = (
         "Draws from p(z | x) by the No-U-Turn sampler, for the first data. Errors of means are in standard deviations "
         "of the chains; the distance is the sliced Wasserstein distance in the same units, and its floor is that of "

@@ -98,12 +98,13 @@ def k_hat_plot(k_hats: np.ndarray, threshold: float, path: Path) -> None:
     save_figure(figure, path)
 
 
-def gap_bars(rows: Sequence[tuple[Any, ...]], path: Path) -> None:
+def gap_bars(rows: Sequence[tuple[Any, ...]], path: Path, *, quantity: str = "log p(x)") -> None:
     """Stacked bars of the parts of the inference gap, with error bars of one standard error.
 
     Args:
         rows: one bar each, :class:`GapRow` or a tuple of its fields.
         path: the file to write.
+        quantity: what the gap is one to.
 
     Raises:
         InvalidInput: no rows, or numbers that are not finite.
@@ -146,7 +147,7 @@ def gap_bars(rows: Sequence[tuple[Any, ...]], path: Path) -> None:
     axes.set_yticks(place, [row.label for row in named])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.margins(x=0.12)
-    axes.set_xlabel("log p(x) - ELBO, nats per datum (bars: one standard error; number: sum)")
+    axes.set_xlabel(f"{quantity} - ELBO, nats per datum (bars: one standard error; number: sum)")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize="small")
     save_figure(figure, path)
 

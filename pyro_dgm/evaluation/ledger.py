@@ -8,6 +8,7 @@ import json
 import math
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -101,7 +102,12 @@ class Ledger:
     @property
     def quantity(self) -> str:
         """What ``log_likelihood`` estimates, as ``log p(x)`` or ``log p(x | y)``."""
-        return f"log p(x | {', '.join(self.given)})" if self.given else "log p(x)"
+        return quantity_of(self.given)
+
+
+def quantity_of(given: Sequence[str] | None) -> str:
+    """What a likelihood is called: ``log p(x)``, or ``log p(x | y)`` where fields of the data are given."""
+    return f"log p(x | {', '.join(given)})" if given else "log p(x)"
 
 
 _ALWAYS = {"config", "config_sha256", "status", "schema"}

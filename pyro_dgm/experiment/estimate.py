@@ -50,7 +50,7 @@ def evaluated(data: Dataset, *, split: str, num_data: int | None) -> Split:
 
 
 @torch.no_grad()
-def _given(program: Program, fields: Sequence[str], batch: tuple[Tensor, ...]) -> list[str]:
+def given_fields(program: Program, fields: Sequence[str], batch: tuple[Tensor, ...]) -> list[str]:
     """Fields of the data that the model conditions on: neither sites of its own nor the number of a datum."""
     few = [field[:2] for field in batch]
     observed = observed_sites(poutine.trace(program.model).get_trace(*few))
@@ -97,7 +97,7 @@ def estimate(
             program.model, program.guide, *batch, num_particles=num_particles, progress=progress
         )
         units = active_units(program.guide, *batch)
-        given = _given(program, part.fields, batch)
+        given = given_fields(program, part.fields, batch)
     published, rows = run.config.get("published"), run.rows
     return Ledger(
         config=run.config["run"]["name"],

@@ -17,7 +17,8 @@ from pyro_dgm.diagnostics.latent_pictures import traversal_grid
 from pyro_dgm.diagnostics.pictures import grids_beside, worst_explained
 from pyro_dgm.diagnostics.report import Picture, Section, Table, write_report
 from pyro_dgm.errors import Fault
-from pyro_dgm.evaluation.ledger import Ledger, read_ledger
+from pyro_dgm.evaluation.ledger import Ledger, quantity_of, read_ledger
+from pyro_dgm.experiment.estimate import given_fields
 from pyro_dgm.experiment.run import LEDGER, REPORT, REPORT_PICTURES, Run
 from pyro_dgm.experiment.run_pictures import draw_pictures, draw_samples
 from pyro_dgm.training.options import check_counts
@@ -86,6 +87,7 @@ def report_run(run: Run, options: ReportOptions, *, progress: bool = True) -> Re
             num_gap=options.num_gap,
             num_replications=options.num_replications,
             num_nuts=options.num_nuts,
+            quantity=quantity_of(given_fields(program, data.test.fields, test)),
             progress=progress,
         )
         sections = [

@@ -132,7 +132,7 @@ def annealed_importance_sampling(
         ...     log_start = -0.5 * z.square().sum(-1) - 0.919
         ...     return log_start, -0.5 * z.square().sum(-1) / torch.tensor([0.01, 4.0])
         >>> start = lambda chains: torch.randn(chains, 2, 1)
-        >>> found = annealed_importance_sampling(densities, start, num_chains=500, num_temperatures=100)
+        >>> found = annealed_importance_sampling(densities, start, num_chains=1000, num_temperatures=200)
         >>> log_z = found.log_weight.exp().mean(0).log()  # truth: -1.384, 1.612
         >>> bool((log_z - torch.tensor([-1.384, 1.612])).abs().max() < 0.1)
         True

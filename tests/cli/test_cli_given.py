@@ -13,7 +13,7 @@ import torch
 
 from pyro_dgm.cli import main
 from pyro_dgm.evaluation.ledger import read_ledger
-from pyro_dgm.experiment.estimate import _given
+from pyro_dgm.experiment.estimate import given_fields
 from pyro_dgm.program import Pair
 
 X, Y = torch.zeros(4, 2), torch.tensor([0, 1, 1, 0])
@@ -57,7 +57,7 @@ def joint(x: torch.Tensor, y: torch.Tensor) -> None:
 def test_what_is_no_observed_site_is_given(
     model: Callable[..., Any], fields: dict[str, torch.Tensor], given: list[str]
 ) -> None:
-    assert _given(Pair(model), list(fields), tuple(fields.values())) == given
+    assert given_fields(Pair(model), list(fields), tuple(fields.values())) == given
 
 
 CVAE = """
@@ -77,6 +77,10 @@ def test_every_table_names_the_quantity(
     assert main(["train", str(config), "--out", str(run)]) == 0
     assert "log p(x | y), 4 particles" in capsys.readouterr().out
     assert read_ledger(run / "evaluation.json").given == ["y"]
+    few = ["--num-particles=50", "--num-gap=4", "--num-replications=0", "--num-nuts=0"]
+    assert main(["diagnose", str(run), *few]) == 0
+    told = capsys.readouterr().out + (run / "report.html").read_text(encoding="utf-8")
+    assert "log p(x | y) - ELBO" in told and "log p(x)" not in told
     assert main(["train", str(config), "--out", str(tmp_path / "seeds"), "--seeds", "2"]) == 0
     table = capsys.readouterr().out
     assert "log p(x | y), nats" in table and "log p(x)" not in table

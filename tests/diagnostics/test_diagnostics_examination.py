@@ -147,8 +147,8 @@ def chains(r_hat, mean_error, ess=1000.0, divergences=0):
         mean_error=np.hstack([np.array(mean_error)[:, None], zeros * np.nan]),
         mean_error_standard_error=zeros,
         scale_ratio=np.hstack([zeros + 1, zeros * np.nan]),
-        sliced_wasserstein=zeros,
-        sliced_wasserstein_floor=zeros,
+        sliced_wasserstein=zeros[:, 0],
+        sliced_wasserstein_floor=zeros[:, 0],
         r_hat=np.hstack([np.array(r_hat)[:, None], zeros * np.nan]),
         ess=np.hstack([zeros + ess, zeros * np.nan]),
         divergences=divergences,
@@ -179,6 +179,16 @@ def test_the_guide_is_judged_by_the_chains_that_have_mixed():
     ):
         (line,) = said_of(none)
         assert line == "The guide is not judged by Markov chains, which need more steps: a reason."
+
+
+def test_the_section_on_chains_says_what_the_advice_says(tmp_path):
+    """At how many data the guide is judged; a constant unit has no numbers and hides none."""
+    found = chains([1.0, 1.04, 1.06], [0.1, -0.1, 0.9])
+    nothing = {"gaps": {}, "calibration": None, "collapse": None, "left_out": {}, "seconds": {}}
+    section, _ = examination_sections(Examination(importance=None, nuts=found, **nothing), tmp_path)
+    assert "fit to judge the guide by at 2 of 3 data; as a posterior of their own: a reason." in section.text
+    assert [row[1] for row in section.tables[0].rows] == ["0.10", "0.10", "0.90"]
+    assert [row[6] for row in section.tables[0].rows] == ["1.000", "1.040", "1.060"]
 
 
 def test_chains_are_in_the_report(ppca, tmp_path):
