@@ -32,7 +32,7 @@ examples:
   pyro-dgm train configs/vae_digits.yaml
   pyro-dgm train configs/vae_digits.yaml --program.latent_dim=16 --training.epochs=5 --out runs/wide
   pyro-dgm train configs/vae_digits.yaml --dry-run          what would be trained; nothing is written
-  pyro-dgm train configs/vae_digits.yaml --resume           goes on, bit for bit, wherever the run was left
+  pyro-dgm train configs/vae_digits.yaml --resume           goes on, bit for bit, where the run was interrupted
   pyro-dgm train configs/vae_digits.yaml --seeds 5          runs/vae_digits/seed-0 to seed-4, mean and deviation
   pyro-dgm train configs/vae_digits.yaml --init-from runs/wide --out runs/tuned
   torchrun --nproc-per-node 2 -m pyro_dgm.cli train configs/vae_digits.yaml        on two GPUs

@@ -11,7 +11,6 @@ import math
 
 import pyro
 import pyro.distributions as dist
-import pytest
 import torch
 from pyro import poutine
 from torch import nn
@@ -21,6 +20,7 @@ from pyro_dgm.objectives import ELBO, IWAE, PyroELBO, log_weights
 from pyro_dgm.objectives.inspection import inspect_pair
 from pyro_dgm.objectives.sites import sample_sites
 from pyro_dgm.objectives.traces import run_pair
+from tests.laws.listed import as_tests
 
 D, L, B = 6, 3, 4
 Z_LIMIT = 4.9
@@ -300,24 +300,4 @@ LAWS = [
     ),
     (law_masks_are_honoured, {"weights": weights}, {"ignores masks": ignores_mask, "shared": whole_trace}),
 ]
-TRUE = [
-    pytest.param(law, bound, id=f"{law.__name__}-{name}")
-    for law, true, _ in LAWS
-    for name, bound in true.items()
-]
-MUTANTS = [
-    pytest.param(law, bound, id=f"{law.__name__}-{name}")
-    for law, _, mutants in LAWS
-    for name, bound in mutants.items()
-]
-
-
-@pytest.mark.parametrize(("law", "bound"), TRUE)
-def test_law_holds(law, bound):
-    law(bound)
-
-
-@pytest.mark.parametrize(("law", "mutant"), MUTANTS)
-def test_law_catches_mutant(law, mutant):
-    with pytest.raises(AssertionError):
-        law(mutant)
+test_law_holds, test_law_catches_mutant = as_tests(LAWS)

@@ -20,6 +20,7 @@ from pyro_dgm.diagnostics.ranking import Ranks, values_of
 from pyro_dgm.diagnostics.simulation import simulate
 from pyro_dgm.diagnostics.uniformity import ScoreTest, score_test
 from pyro_dgm.models import PPCA
+from tests.laws.listed import as_tests
 
 Z_LIMIT = 4.9
 CALLS, UNITS = 40, 12  # p-values of independent units, 480 in all
@@ -229,43 +230,28 @@ def law_simulations_have_the_moments_of_the_model(draw):
 LAWS = [
     (
         law_exact_posterior_has_uniform_p_values,
-        calibrate,
+        {"calibrate": calibrate},
         {"another datum": OTHER_DATUM, "S for S + 1": WITHOUT_ONE, "shared draws": SHARED},
     ),
     (
         law_exact_discrete_posterior_has_uniform_p_values,
-        calibrate,
+        {"calibrate": calibrate},
         {"unbroken ties": planted(Ranks=UnbrokenTies), "half of the ties": planted(Ranks=HalfTies)},
     ),
     (
         law_wrong_scale_is_caught,
-        calibrate,
+        {"calibrate": calibrate},
         {"no dispersion": NO_DISPERSION, "against the prior": PRIOR, "swapped": SWAPPED},
     ),
     (
         law_bias_is_caught,
-        calibrate,
+        {"calibrate": calibrate},
         {"no mean": NO_MEAN, "against the prior": PRIOR, "swapped": SWAPPED},
     ),
     (
         law_simulations_have_the_moments_of_the_model,
-        simulate,
+        {"simulate": simulate},
         {"data kept": kept_data, "latents of another draw": other_latents, "no noise": without_noise},
     ),
 ]
-MUTANTS = [
-    pytest.param(law, mutant, id=f"{law.__name__}-{name}")
-    for law, _, mutants in LAWS
-    for name, mutant in mutants.items()
-]
-
-
-@pytest.mark.parametrize(("law", "true"), [law[:2] for law in LAWS], ids=lambda value: value.__name__)
-def test_law_holds(law, true):
-    law(true)
-
-
-@pytest.mark.parametrize(("law", "mutant"), MUTANTS)
-def test_law_catches_mutant(law, mutant):
-    with pytest.raises(AssertionError):
-        law(mutant)
+test_law_holds, test_law_catches_mutant = as_tests(LAWS)

@@ -10,13 +10,13 @@ import math
 
 import pyro
 import pyro.distributions as dist
-import pytest
 import torch
 from torch import nn
 from torch.distributions import kl_divergence
 
 from pyro_dgm.diagnostics.posterior_collapse import collapse
 from pyro_dgm.models import PPCA
+from tests.laws.listed import as_tests
 
 D, L, N = 5, 2, 2000
 Z_LIMIT = 4.9
@@ -272,24 +272,4 @@ LAWS = [
         {"spread for mean": mutant(of_draws=True)},
     ),
 ]
-TRUE = [
-    pytest.param(law, measure, id=f"{law.__name__}-{name}")
-    for law, true, _ in LAWS
-    for name, measure in true.items()
-]
-MUTANTS = [
-    pytest.param(law, measure, id=f"{law.__name__}-{name}")
-    for law, _, mutants in LAWS
-    for name, measure in mutants.items()
-]
-
-
-@pytest.mark.parametrize(("law", "measure"), TRUE)
-def test_law_holds(law, measure):
-    law(measure)
-
-
-@pytest.mark.parametrize(("law", "mutant"), MUTANTS)
-def test_law_catches_mutant(law, mutant):
-    with pytest.raises(AssertionError):
-        law(mutant)
+test_law_holds, test_law_catches_mutant = as_tests(LAWS)

@@ -20,6 +20,7 @@ from pyro_dgm.diagnostics.gradient_noise import gradient_quality
 from pyro_dgm.models import PPCA
 from pyro_dgm.objectives import ELBO, IWAE, PyroELBO
 from pyro_dgm.program import Program
+from tests.laws.listed import as_tests
 
 D, L = 6, 3
 Z_LIMIT = 4.9
@@ -275,25 +276,11 @@ LAWS = [
 ]
 
 
-def param(law, measure, name):
-    slow = law is law_they_do_so_as_the_square_root or (
+def takes_minutes(law, name):
+    return law is law_they_do_so_as_the_square_root or (
         law is law_more_particles_help_the_model_and_harm_the_guide
         and name in ("always ten particles", "variance for standard deviation")
     )
-    marks = [pytest.mark.slow] if slow else []
-    return pytest.param(law, measure, id=f"{law.__name__}-{name}", marks=marks)
 
 
-TRUE = [param(law, measure, name) for law, true, _ in LAWS for name, measure in true.items()]
-MUTANTS = [param(law, measure, name) for law, _, mutants in LAWS for name, measure in mutants.items()]
-
-
-@pytest.mark.parametrize(("law", "measure"), TRUE)
-def test_law_holds(law, measure):
-    law(measure)
-
-
-@pytest.mark.parametrize(("law", "mutant"), MUTANTS)
-def test_law_catches_mutant(law, mutant):
-    with pytest.raises(AssertionError):
-        law(mutant)
+test_law_holds, test_law_catches_mutant = as_tests(LAWS, slow=takes_minutes)

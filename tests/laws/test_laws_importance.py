@@ -18,6 +18,7 @@ import torch
 from pyro_dgm.diagnostics import importance_weights as module
 from pyro_dgm.diagnostics.draw_table import Variable
 from tests.diagnostics import test_diagnostics_importance as stated
+from tests.laws.listed import as_tests_in_place
 
 Z_LIMIT = 4.9
 DRAWS = 4000
@@ -232,19 +233,4 @@ STATED = [
         {"sum for mean": SUM_FOR_MEAN, "mean of logarithms": MEAN_OF_LOGS, "not rooted": NOT_ROOTED},
     ),
 ]
-MUTANTS = [
-    pytest.param(law, mutant, id=f"{law.__name__}-{name}")
-    for law, mutants in LAWS + STATED
-    for name, mutant in mutants.items()
-]
-
-
-@pytest.mark.parametrize("law", [law for law, _ in LAWS])
-def test_law_holds(law):
-    law()
-
-
-@pytest.mark.parametrize(("law", "mutant"), MUTANTS)
-def test_law_catches_mutant(law, mutant):
-    with mutant(), pytest.raises(AssertionError):
-        law()
+test_law_holds, test_law_catches_mutant = as_tests_in_place(LAWS, STATED)

@@ -15,6 +15,7 @@ from pyro_dgm.objectives.sites import latent_sites
 from pyro_dgm.objectives.traces import prior_of
 from tests.diagnostics import test_diagnostics_inference_data as stated
 from tests.laws.gaussian_pair import Gaussians, edited, planted, renamed
+from tests.laws.listed import as_tests_in_place
 
 Z_LIMIT = 4.9
 
@@ -106,19 +107,4 @@ STATED = [
     ),
     (stated.test_the_prior_is_that_of_the_model, {"exchanged": SWAPPED, "of the guide": PRIOR_FROM_GUIDE}),
 ]
-MUTANTS = [
-    pytest.param(law, mutant, id=f"{law.__name__}-{name}")
-    for law, mutants in LAWS + STATED
-    for name, mutant in mutants.items()
-]
-
-
-@pytest.mark.parametrize("law", [law for law, _ in LAWS])
-def test_law_holds(law):
-    law()
-
-
-@pytest.mark.parametrize(("law", "mutant"), MUTANTS)
-def test_law_catches_mutant(law, mutant):
-    with mutant(), pytest.raises(AssertionError):
-        law()
+test_law_holds, test_law_catches_mutant = as_tests_in_place(LAWS, STATED)

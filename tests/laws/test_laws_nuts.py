@@ -13,6 +13,7 @@ import torch
 
 from pyro_dgm.diagnostics import nuts as module
 from tests.laws.known_chains import EXCHANGED, changed, compared, local, single
+from tests.laws.listed import as_tests_in_place
 
 Z_LIMIT = 4.9
 CHAINS, DRAWS, DATA = 4, 400, 40
@@ -168,19 +169,4 @@ LAWS = [
     ),
     (law_a_wide_guide_is_far_and_an_exact_one_at_the_floor, DISTANCES),
 ]
-MUTANTS = [
-    pytest.param(law, mutant, id=f"{law.__name__}-{name}")
-    for law, mutants in LAWS
-    for name, mutant in mutants.items()
-]
-
-
-@pytest.mark.parametrize("law", [law for law, _ in LAWS])
-def test_law_holds(law):
-    law()
-
-
-@pytest.mark.parametrize(("law", "mutant"), MUTANTS)
-def test_law_catches_mutant(law, mutant):
-    with mutant(), pytest.raises(AssertionError):
-        law()
+test_law_holds, test_law_catches_mutant = as_tests_in_place(LAWS)

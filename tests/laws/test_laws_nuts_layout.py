@@ -13,6 +13,7 @@ from pyro_dgm.diagnostics import nuts as module
 from pyro_dgm.diagnostics.psis import import_arviz
 from pyro_dgm.diagnostics.ranking import Units
 from tests.laws.known_chains import EXCHANGED, between, changed, compared, local, planted, whole
+from tests.laws.listed import as_tests_in_place
 
 CHAINS, DRAWS, DATA = 3, 40, 4
 
@@ -153,19 +154,4 @@ LAWS = [
         },
     ),
 ]
-MUTANTS = [
-    pytest.param(law, mutant, id=f"{law.__name__}-{name}")
-    for law, mutants in LAWS
-    for name, mutant in mutants.items()
-]
-
-
-@pytest.mark.parametrize("law", [law for law, _ in LAWS])
-def test_law_holds(law):
-    law()
-
-
-@pytest.mark.parametrize(("law", "mutant"), MUTANTS)
-def test_law_catches_mutant(law, mutant):
-    with mutant(), pytest.raises(AssertionError):
-        law()
+test_law_holds, test_law_catches_mutant = as_tests_in_place(LAWS)

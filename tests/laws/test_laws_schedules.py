@@ -12,7 +12,7 @@ from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models import PPCA
 from pyro_dgm.objectives import ELBO, Cyclical, Linear, Sigmoid, Weight
 from pyro_dgm.training import fit
-from tests.laws.listed import true_and_mutants
+from tests.laws.listed import as_tests
 from tests.training.stand_ins import Parts, rows
 
 
@@ -175,18 +175,7 @@ LAWS = [
         },
     ),
 ]
-TRUE, MUTANTS = true_and_mutants(LAWS)
-
-
-@pytest.mark.parametrize(("law", "make"), TRUE)
-def test_law_holds(law, make):
-    law(make)
-
-
-@pytest.mark.parametrize(("law", "mutant"), MUTANTS)
-def test_law_catches_mutant(law, mutant):
-    with pytest.raises(AssertionError):
-        law(mutant)
+test_law_holds, test_law_catches_mutant = as_tests(LAWS)
 
 
 # ---- refusals

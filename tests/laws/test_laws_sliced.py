@@ -13,6 +13,7 @@ import torch
 
 from pyro_dgm.diagnostics.sliced import sliced_wasserstein
 from tests.diagnostics import test_diagnostics_nuts as stated
+from tests.laws.listed import as_tests
 
 Z_LIMIT = 4.9
 DIRECTIONS = 100
@@ -122,9 +123,11 @@ LARGEST = mutant(over="amax")
 WITH_SIGN = mutant(absolute=False)
 AXES = mutant(axes=True)
 TOGETHER = mutant(together=True)
+TRUE = {"sliced_wasserstein": sliced_wasserstein, "by hand": by_hand}
 LAWS = [
     (
         law_of_one_dimension_it_is_that_of_ordered_draws,
+        TRUE,
         {
             "not a unit vector": NOT_UNIT,
             "not ordered": NOT_ORDERED,
@@ -137,14 +140,17 @@ LAWS = [
     ),
     (
         law_the_order_of_draws_does_not_matter,
+        TRUE,
         {"not ordered": NOT_ORDERED, "ordered across data": ACROSS_DATA},
     ),
     (
         law_a_stretch_is_seen_as_the_mean_length,
+        TRUE,
         {"not a unit vector": NOT_UNIT, "second power": SECOND_POWER, "sum for mean": SUM},
     ),
     (
         law_a_shift_of_one_datum_is_seen_there,
+        TRUE,
         {
             "not a unit vector": NOT_UNIT,
             "largest direction": LARGEST,
@@ -155,27 +161,8 @@ LAWS = [
     ),
     (
         shifted_normals,
+        TRUE,
         {"not a unit vector": NOT_UNIT, "largest direction": LARGEST, "axes alone": AXES},
     ),
 ]
-TRUE = [
-    pytest.param(law, implementation, id=f"{law.__name__}-{name}")
-    for law, _ in LAWS
-    for name, implementation in {"sliced_wasserstein": sliced_wasserstein, "by hand": by_hand}.items()
-]
-MUTANTS = [
-    pytest.param(law, mutant, id=f"{law.__name__}-{name}")
-    for law, mutants in LAWS
-    for name, mutant in mutants.items()
-]
-
-
-@pytest.mark.parametrize(("law", "implementation"), TRUE)
-def test_law_holds(law, implementation):
-    law(implementation)
-
-
-@pytest.mark.parametrize(("law", "mutant"), MUTANTS)
-def test_law_catches_mutant(law, mutant):
-    with pytest.raises(AssertionError):
-        law(mutant)
+test_law_holds, test_law_catches_mutant = as_tests(LAWS)
