@@ -10,6 +10,8 @@ from pyro_dgm.errors import InvalidInput
 from pyro_dgm.objectives import ELBO
 from pyro_dgm.program import Pair, Program
 from pyro_dgm.training import Callback, CollapseWatchdog, fit
+from pyro_dgm.training.callbacks import TrainingState
+from pyro_dgm.training.metrics import History
 from tests.training.stand_ins import Rows
 
 
@@ -177,3 +179,33 @@ def test_no_batch_and_no_program_are_refused():
     step = pyro.infer.SVI(Dial().model, Dial().guide, pyro.optim.Adam({}), pyro.infer.Trace_ELBO())
     with pytest.raises(InvalidInput, match="nothing to watch"):
         fit(step, data=Rows(X), epochs=1, batch_size=32, callbacks=[CollapseWatchdog(X)], progress=False)
+
+
+PRIOR = torch.tensor([1.0, 2.0]) / 3
+
+
+class Labelled(Program):
+    """A label that the guide leaves to enumeration: x ~ N(k, 1), k ~ Categorical(1/3, 2/3), and an idle z."""
+
+    def model(self, x=None, *, n=1):
+        with pyro.plate("data", n if x is None else len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            k = pyro.sample("k", dist.Categorical(PRIOR), infer={"enumerate": "parallel"})
+            mean = k.unsqueeze(-1).expand(*k.shape, 2).to(x.dtype)
+            return pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.5 * x, 1.0).to_event(1))
+
+
+def test_a_latent_left_to_enumeration_is_watched_with_its_exact_posterior():
+    watchdog = CollapseWatchdog(X, num_particles=2000)
+    watchdog.on_epoch(TrainingState(Labelled(), None, History([{"epoch": 1, "step": 2}])))
+    (row,) = watchdog.history
+    log_joint = PRIOR.log() - 0.5 * (X[:, None] - torch.arange(2.0)[:, None]).square().sum(-1)
+    posterior = log_joint.softmax(-1)
+    kl = (posterior * (posterior / PRIOR).log()).sum(-1).mean().item()
+    assert row["kl_z"] == pytest.approx(0.125 * X.square().sum(1).mean().item(), rel=1e-5)
+    # 2000 draws of 64 labels, whose log-ratios have a standard deviation of 0.52: five standard errors and more.
+    assert kl > 0.1 and row["kl_k"] == pytest.approx(kl, abs=5 * 0.6 / (2000 * 64) ** 0.5)
