@@ -71,8 +71,7 @@ def prepared(config_path: str | Path, *, changes: Iterable[tuple[str, str]] = ()
             check_training(**objects.training.as_dict())
         with section("evaluation"):
             check_counts(**{name: objects.evaluation[name] for name in ("num_particles", "num_data")})
-        with bounded():
-            rehearse(objects, config)
+        rehearse(objects, config)
         resolved["run"] = {
             "name": path.stem,
             "sha256": config_hash(config),

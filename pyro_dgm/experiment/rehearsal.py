@@ -20,6 +20,7 @@ from pyro_dgm.errors import Fault, IncompatibleModel, InvalidInput
 from pyro_dgm.evaluation.likelihood import log_likelihood
 from pyro_dgm.experiment.build import naming
 from pyro_dgm.experiment.config import Config
+from pyro_dgm.experiment.memory import bounded
 from pyro_dgm.objectives.player import HasPlayers, adam
 from pyro_dgm.program import Program
 from pyro_dgm.training.random_state import forked
@@ -46,21 +47,25 @@ def rehearse(objects: Namespace, config: Config) -> None:
     with forked(torch.device("cpu")):
         # No more data than training will have in a batch: batch normalisation refuses a single one.
         batch_size = min(_FEW, len(data.train), max(1, objects.training.batch_size))
-        batch = data.train.batch(torch.arange(batch_size))
-        _run("program", program.materialize, *batch)
+        with bounded():
+            batch = data.train.batch(torch.arange(batch_size))
+            _run("program", program.materialize, *batch)
+        # A bound takes as long as the model itself: it is for the first run, and for the particles of the objective.
         _check_observations(program, data, batch)
         modules = [module for module in (program, objective) if isinstance(module, nn.Module)]
         kept = [copy.deepcopy(module.state_dict()) for module in modules]
         if isinstance(objective, HasPlayers):
-            _rehearse_players(objects, batch)
+            with bounded():
+                _rehearse_players(objects, batch)
         else:
             pair = (program.model, program.guide)
-            loss = require_loss(_run("objective", objective, *pair, *batch), "objective")
-            _run("objective", loss.backward)
+            with bounded():
+                loss = require_loss(_run("objective", objective, *pair, *batch), "objective")
+                _run("objective", loss.backward)
             with naming(config):
                 _check_optimizer(objects, config)
             with suppress(IncompatibleModel):  # an objective that trains it needs no density of it
-                _run("evaluation", log_likelihood, *pair, *batch, num_particles=2)
+                _run("evaluation", log_likelihood, *pair, *batch, num_particles=1)
         for module, state in zip(modules, kept, strict=True):
             module.zero_grad(set_to_none=True)
             module.load_state_dict(state)
