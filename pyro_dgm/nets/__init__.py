@@ -1,7 +1,8 @@
 """Networks that know nothing of Pyro; every one accepts any leading dimensions."""
 
-from pyro_dgm.nets.attention import AttentiveRead, AttentiveWrite, FullRead, FullWrite, GaussianFilterbank
+from pyro_dgm.nets.attention import AttentiveRead, AttentiveWrite, FullRead, FullWrite
 from pyro_dgm.nets.conv import ConvDecoder, ConvEncoder
+from pyro_dgm.nets.filterbank import GaussianFilterbank
 from pyro_dgm.nets.gated import GatedLinear, GatedMLP
 from pyro_dgm.nets.labels import OneHot
 from pyro_dgm.nets.mlp import MLP

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets import AttentiveRead, AttentiveWrite, FullRead, FullWrite, GaussianFilterbank
-from pyro_dgm.nets.attention import Filters
+from pyro_dgm.nets.filterbank import Filters
 
 Bank = Callable[[tuple[int, int], int], Callable[[Tensor], Filters]]
 
