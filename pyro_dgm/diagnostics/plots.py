@@ -104,7 +104,7 @@ def gap_bars(rows: Sequence[tuple[Any, ...]], path: Path, *, quantity: str = "lo
     Args:
         rows: one bar each, :class:`GapRow` or a tuple of its fields.
         path: the file to write.
-        quantity: what the gap is one to.
+        quantity: what the bound is compared with, for the label of the axis.
 
     Raises:
         InvalidInput: no rows, or numbers that are not finite.
