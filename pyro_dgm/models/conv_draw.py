@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from pyro_dgm.distributions import BernoulliObservation
 from pyro_dgm.distributions.numerics import at_least_float32, positive
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.models.chaining import require_chain
+from pyro_dgm.models.defaults import params_shape
 from pyro_dgm.models.drawing import Drawing, DrawingInSteps
 from pyro_dgm.nets import ConvLSTMCell
 from pyro_dgm.nets.recurrent import Memory, join, over_images
@@ -45,7 +48,7 @@ class ConvDRAW(DrawingInSteps):
             default.
 
     Raises:
-        InvalidInput: data that are no images, a size below one, or an even kernel.
+        InvalidInput: data that are no images, a size below one, an even kernel, or an observation that does not fit.
 
     Example:
         >>> draw = ConvDRAW((1, 9, 7), 2, num_steps=3, channels=8)
@@ -79,8 +82,7 @@ class ConvDRAW(DrawingInSteps):
         colours, *size = positive_sizes(data_shape, "data_shape")
         positive_sizes((latent_channels, channels, stride), "latent_channels, channels or stride")
         self.observation = BernoulliObservation(data_shape) if observation is None else observation
-        num_params: Any = self.observation.num_params
-        self.canvas_shape = (num_params, *data_shape)
+        self.canvas_shape = params_shape(self.observation, data_shape)
         self.state_size = [(n - 1) // stride + 1 for n in size]
         self.latent_shape = (latent_channels, *self.state_size)
         self.prior = SpatialNormal(channels, latent_channels, kernel_size=kernel_size)
@@ -90,8 +92,11 @@ class ConvDRAW(DrawingInSteps):
         down: Any = {"kernel_size": kernel_size, "stride": stride, "padding": kernel_size // 2}
         rest: Any = [n - 1 - (s - 1) * stride for n, s in zip(size, self.state_size, strict=True)]
         self.see = nn.Conv2d(2 * colours, channels, **down)
-        self.review = nn.Conv2d(num_params * colours, channels, **down)
-        self.write = nn.ConvTranspose2d(channels, num_params * colours, **down, output_padding=rest)
+        on_canvas = self.canvas_shape[0] * colours
+        self.review = nn.Conv2d(on_canvas, channels, **down)
+        self.write = nn.ConvTranspose2d(channels, on_canvas, **down, output_padding=rest)
+        latents = dict.fromkeys(self.sites, (math.prod(self.latent_shape),))
+        require_chain(self, ConvDRAW, {"x": tuple(data_shape)} | latents)
 
     def _start(self) -> Drawing:
         decoder = self.decoder.start(self.state_size)

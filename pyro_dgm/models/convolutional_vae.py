@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import nn
 
 from pyro_dgm.distributions import BernoulliObservation
+from pyro_dgm.models.defaults import params_shape
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.nets import ConvDecoder, ConvEncoder
 from pyro_dgm.nets.shapes import positive_sizes
@@ -59,7 +59,7 @@ def conv_vae(
     """
     positive_sizes((latent_dim,), "latent_dim")
     observation = BernoulliObservation(data_shape) if observation is None else observation
-    out_shape: Any = (observation.num_params, *data_shape)
+    out_shape = params_shape(observation, data_shape)
     encoder = ConvEncoder(
         data_shape, features, channels=channels, num_blocks=num_blocks, activation=activation
     )

@@ -1,4 +1,4 @@
-"""What models of one latent vector are made of where nothing else is passed in."""
+"""What models are made of where nothing else is passed in."""
 
 from __future__ import annotations
 
@@ -20,6 +20,24 @@ def require_dimensions(data_shape: Sequence[int], latent_dim: int) -> tuple[int,
     return tuple(data_shape)
 
 
+def params_shape(observation: Any, data_shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape of what an observation takes for one datum, (num_params, *data_shape).
+
+    Raises:
+        InvalidInput: a piece that does not say how many parameters it takes.
+    """
+    number = getattr(observation, "num_params", None)
+    if not isinstance(number, int):
+        raise InvalidInput(
+            "a piece that does not say how many parameters it takes for each element of a datum",
+            where="observation",
+            value=type(observation).__name__,
+            expected="a module with an integer num_params that returns a distribution",
+            cure="BernoulliObservation(data_shape), or self.num_params = 2 in a piece of your own",
+        )
+    return (number, *data_shape)
+
+
 def mlp_encoder(
     data_shape: tuple[int, ...], hidden: Sequence[int], activation: Callable[[], nn.Module]
 ) -> nn.Module:
@@ -36,4 +54,4 @@ def mlp_decoder(
     activation: Callable[[], nn.Module],
 ) -> nn.Module:
     """Network, with an encoder's widths in reverse, to the parameters of an observation of data of that shape."""
-    return MLP(in_features, hidden[::-1], (observation.num_params, *data_shape), activation=activation)
+    return MLP(in_features, hidden[::-1], params_shape(observation, data_shape), activation=activation)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.models.chaining import require_chain
+from pyro_dgm.models.defaults import params_shape
 from pyro_dgm.models.drawing import Drawing, DrawingInSteps
 from pyro_dgm.nets import AttentiveRead, AttentiveWrite, LSTMCell
 from pyro_dgm.nets.recurrent import Memory
@@ -80,7 +81,7 @@ class DRAW(DrawingInSteps):
         data_shape = positive_sizes(data_shape, "data_shape")
         positive_sizes((hidden,), "hidden")
         self.observation = BernoulliObservation(data_shape) if observation is None else observation
-        canvas_shape: Any = (self.observation.num_params, *data_shape)
+        canvas_shape = params_shape(self.observation, data_shape)
         self.first_canvas = nn.Parameter(torch.zeros(canvas_shape))
         self.prior = StandardNormal(latent_dim)
         self.posterior = DiagonalNormal(hidden, latent_dim)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pyro
 import torch
@@ -17,6 +16,7 @@ from pyro_dgm.distributions import (
     StandardNormal,
 )
 from pyro_dgm.models.chaining import layer_sizes, require_chain, require_lengths
+from pyro_dgm.models.defaults import params_shape
 from pyro_dgm.nets import MLP, ResidualMLP, ResidualTower
 from pyro_dgm.nets.shapes import positive_sizes
 from pyro_dgm.program import Program
@@ -111,8 +111,8 @@ class LadderVAE(Program):
         self.prior = StandardNormal(dims[-1]) if prior is None else prior
         self.top = nn.Parameter(torch.zeros(width))  # h above the first latent
         self.observation = BernoulliObservation(data_shape) if observation is None else observation
-        out_shape: Any = (self.observation.num_params, *data_shape)
         if decoder is None:
+            out_shape = params_shape(self.observation, data_shape)
             decoder = nn.Sequential(activation(), MLP(width, (width,), out_shape, activation=activation))
         self.decoder = decoder
         require_chain(self, LadderVAE, {"x": data_shape} | {f"z{i}": (dim,) for i, dim in enumerate(dims, 1)})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 from torch import nn
 
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, VampPrior
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.models.defaults import params_shape
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.nets import FlattenEvent, GatedLinear, GatedMLP
 from pyro_dgm.nets.shapes import positive_sizes
@@ -66,7 +66,7 @@ def vamp_vae(
     encoder = nn.Sequential(FlattenEvent(data_shape), *layers)
     posterior = DiagonalNormal(hidden[-1], latent_dim)
     observation = BernoulliObservation(data_shape) if observation is None else observation
-    out_shape: Any = (observation.num_params, *data_shape)
+    out_shape = params_shape(observation, data_shape)
     return VAE(
         data_shape,
         latent_dim,
