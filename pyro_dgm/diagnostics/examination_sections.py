@@ -191,20 +191,7 @@ def _collapse(found: Collapse, folder: Path) -> Section:
 
 def _chains(found: NutsReference, folder: Path) -> Section:
     data, units = found.mean_error.shape
-    rows = [
-        (
-            datum,
-            # Of constant units, such as the zeros of a triangular matrix, there are no ratios.
-            f"{np.fmax.reduce(np.abs(found.mean_error[datum])):.2f}",
-            f"{np.fmin.reduce(found.scale_ratio[datum]):.2f}",
-            f"{np.fmax.reduce(found.scale_ratio[datum]):.2f}",
-            f"{found.sliced_wasserstein[datum]:.3f}",
-            f"{found.sliced_wasserstein_floor[datum]:.3f}",
-            f"{np.fmax.reduce(found.r_hat[datum]):.3f}",
-            f"{np.fmin.reduce(found.ess[datum]):.0f}",
-        )
-        for datum in range(data)
-    ]
+    rows = [_chain_row(found, datum) for datum in range(data)]
     # The units that differ most, over all data.
     off = np.abs(found.mean_error) + np.abs(np.log(np.maximum(found.scale_ratio, 1e-12)))
     worst = np.argsort(-off, axis=None)[: min(_MOST_MARGINALS, data * units)]
@@ -215,8 +202,12 @@ def _chains(found: NutsReference, folder: Path) -> Section:
         marginals.append(Marginal(label, found.guide_draws[:, datum, unit], found.nuts_draws[:, datum, unit]))
     path = folder / "nuts.png"
     nuts_comparison_plot(marginals, path)
-    verdict = f"The chains are fit to judge the guide by at {found.mixed.sum()} of {data} data"
-    verdict += f"; as a posterior of their own: {'; '.join(found.reasons)}." if found.reasons else "."
+    fit = int(found.mixed.sum())
+    verdict = (
+        f"The chains are fit to judge the guide by at {fit} of {data} data." if fit else "They judge nothing."
+    )
+    if found.reasons:
+        verdict += f" As a posterior of their own: {'; '.join(found.reasons)}."
     text = (
         "Draws from p(z | x) by the No-U-Turn sampler, for the first data. Errors of means are in standard deviations "
         "of the chains; the distance is the sliced Wasserstein distance in the same units, and its floor is that of "
@@ -253,3 +244,21 @@ def _with_error(numbers: dict[str, float]) -> str:
 
 def _num_units(per_unit: np.ndarray | None) -> int | None:
     return None if per_unit is None else len(per_unit)
+
+
+def _chain_row(found: NutsReference, datum: int) -> tuple[Any, ...]:
+    """Row of the table on chains, over the units that move: of a constant there are no ratios."""
+    moving = found.nuts_draws[:, datum].std(axis=0) > 0
+    distances = (f"{found.sliced_wasserstein[datum]:.3f}", f"{found.sliced_wasserstein_floor[datum]:.3f}")
+    if not moving.any():
+        return (datum, "-", "-", "-", *distances, "-", "-")
+    scales = found.scale_ratio[datum][moving]
+    return (
+        datum,
+        f"{np.abs(found.mean_error[datum][moving]).max():.2f}",
+        f"{scales.min():.2f}",
+        f"{scales.max():.2f}",
+        *distances,
+        f"{found.r_hat[datum][moving].max():.3f}",
+        f"{found.ess[datum][moving].min():.0f}",
+    )

@@ -26,21 +26,6 @@ class Unnormalized(TorchDistribution):
 
     unnormalized = True  # what objectives read, through any distribution that wraps this one
     has_rsample = False
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
-    _element_support: constraints.Constraint = constraints.real
-
-    @constraints.dependent_property
-    def support(self) -> constraints.Constraint:
-        """The support of one datum."""
-        return constraints.independent(self._element_support, len(self.event_shape))
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """The same distribution with a larger batch shape."""
-        new = self._get_checked_instance(type(self), _instance)
-        new.__dict__.update(self.__dict__)
-        TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> NoReturn:
         raise IncompatibleModel(
@@ -77,6 +62,8 @@ class Energy(Unnormalized):
     Reference: A Tutorial on Energy-Based Learning (LeCun, Chopra, Hadsell, Ranzato, Huang, 2006).
     """
 
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
+
     def __init__(
         self,
         energy: Callable[[Tensor], Tensor],
@@ -89,6 +76,19 @@ class Energy(Unnormalized):
         self.energy = energy
         self._element_support = support
         super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=validate_args)
+
+    @constraints.dependent_property
+    def support(self) -> constraints.Constraint:
+        """The support of one datum."""
+        return constraints.independent(self._element_support, len(self.event_shape))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        """The same distribution with a larger batch shape."""
+        new = self._get_checked_instance(Energy, _instance)
+        new.energy, new._element_support = self.energy, self._element_support
+        TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Minus the energy, of shape broadcast(batch_shape, leading dimensions of the value)."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_dgm.distributions.energy import Unnormalized
 from pyro_dgm.errors import IncompatibleModel
@@ -34,6 +36,7 @@ class Flat(Unnormalized):
     Reference: The Theory of Probability (Jeffreys, 1939).
     """
 
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
     cure = (
         "a model with a prior, as VAE, in place of an autoencoder; to train this one, "
         "PyroELBO(Trace_ELBO()), whose loss is the reconstruction error"
@@ -47,6 +50,18 @@ class Flat(Unnormalized):
         validate_args: bool | None = None,
     ) -> None:
         super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=validate_args)
+
+    @constraints.dependent_property
+    def support(self) -> constraints.Constraint:
+        """All real numbers."""
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        """The same with a larger batch shape."""
+        new = self._get_checked_instance(Flat, _instance)
+        TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Zero, of shape broadcast(batch_shape, leading dimensions of the value)."""

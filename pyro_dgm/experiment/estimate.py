@@ -51,7 +51,13 @@ def evaluated(data: Dataset, *, split: str, num_data: int | None) -> Split:
 
 @torch.no_grad()
 def given_fields(program: Program, fields: Sequence[str], batch: tuple[Tensor, ...]) -> list[str]:
-    """Fields of the data that the model conditions on: neither sites of its own nor the number of a datum."""
+    """Fields of the data that the model conditions on: neither sites of its own nor the number of a datum.
+
+    Args:
+        program: the program.
+        fields: names of the batch's tensors.
+        batch: two data or more.
+    """
     few = [field[:2] for field in batch]
     observed = observed_sites(poutine.trace(program.model).get_trace(*few))
     return [

@@ -77,6 +77,8 @@ def report_run(run: Run, options: ReportOptions, *, progress: bool = True) -> Re
     folder = run.folder / REPORT_PICTURES
     folder.mkdir(exist_ok=True)
     test, train = run.batch(data.test), run.batch(data.train[: options.num_gap])
+    with forked(run.device):
+        quantity = quantity_of(given_fields(program, data.test.fields, test))
     with forked(run.device, seed=run.config["training"]["seed"]):
         found = examine(
             program.model,
@@ -87,7 +89,7 @@ def report_run(run: Run, options: ReportOptions, *, progress: bool = True) -> Re
             num_gap=options.num_gap,
             num_replications=options.num_replications,
             num_nuts=options.num_nuts,
-            quantity=quantity_of(given_fields(program, data.test.fields, test)),
+            quantity=quantity,
             progress=progress,
         )
         sections = [

@@ -42,7 +42,7 @@ class Autoencoder(Program):
             by default.
 
     Raises:
-        InvalidInput: a latent dimension or data shape below 1.
+        InvalidInput: a latent dimension or data shape below 1, or pieces that do not fit one another, by name.
         IncompatibleModel: when it is asked for samples.
 
     Example:

@@ -44,7 +44,7 @@ def conv_vae(
         observation: piece p(x | params); Bernoulli pixels by default.
 
     Raises:
-        InvalidInput: a size below one, or data that are no images.
+        InvalidInput: a size below one, data that are no images, or an observation that does not fit.
 
     Example:
         >>> import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,25 +15,30 @@ from pyro_dgm.nets import MLP, FlattenEvent
 
 def require_dimensions(data_shape: Sequence[int], latent_dim: int) -> tuple[int, ...]:
     """The shape of a datum as a tuple; raises InvalidInput where it, or z, has no dimensions."""
+    data_shape = tuple(data_shape)
     if latent_dim < 1 or min(data_shape, default=0) < 1:
-        where, value = ("latent_dim", latent_dim) if latent_dim < 1 else ("data_shape", tuple(data_shape))
+        where, value = ("latent_dim", latent_dim) if latent_dim < 1 else ("data_shape", data_shape)
         raise InvalidInput("no dimensions", where=where, value=value, expected="integers >= 1")
-    return tuple(data_shape)
+    return data_shape
 
 
 def params_shape(observation: Any, data_shape: Sequence[int]) -> tuple[int, ...]:
     """Shape of what an observation takes for one datum, (num_params, *data_shape).
 
     Raises:
-        InvalidInput: a piece that does not say how many parameters it takes.
+        InvalidInput: a piece that does not say how many parameters it takes, one at least.
     """
-    number = getattr(observation, "num_params", None)
-    if not isinstance(number, int):
+    number = getattr(observation, "num_params", 0)
+    try:
+        number = int(operator.index(number))
+    except TypeError:
+        number = 0
+    if number < 1:
         raise InvalidInput(
             "a piece that does not say how many parameters it takes for each element of a datum",
             where="observation",
             value=type(observation).__name__,
-            expected="a module with an integer num_params that returns a distribution",
+            expected="a module with an integer num_params >= 1 that returns a distribution",
             cure="BernoulliObservation(data_shape), or self.num_params = 2 in a piece of your own",
         )
     return (number, *data_shape)

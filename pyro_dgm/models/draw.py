@@ -49,8 +49,8 @@ class DRAW(DrawingInSteps):
             default.
 
     Raises:
-        InvalidInput: a size below one; or, of the default pieces, data without height and width, or a glimpse
-            larger than the image.
+        InvalidInput: a size below one, or pieces that do not fit one another, by name; or, of the default pieces, data
+            without height and width, or a glimpse larger than the image.
 
     Example:
         >>> draw = DRAW((1, 8, 8), 4, num_steps=3, hidden=16, read_size=3, write_size=3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,14 +27,15 @@ class Drawing(NamedTuple):
     canvas: Tensor
 
 
-class DrawingInSteps(Program, ABC):
+class DrawingInSteps(Program):
     r"""Model of a latent for each step in time, whose steps add to a canvas, and a guide that watches it; abstract.
 
     .. math:: p(x, z_{1:T}) = \prod_t p(z_t \mid d_{t-1})\; p(x \mid d_T), \qquad
               q(z_{1:T} \mid x) = \prod_t q(z_t \mid e_t), \qquad
               d_t = \mathrm{draw}(d_{t-1}, z_t), \quad e_t = \mathrm{look}(e_{t-1}, d_{t-1}, x)
 
-    A subclass says how to start, draw and look, and has the pieces ``observation`` p(x | canvas) and ``posterior``.
+    A subclass says how to start, what the prior is, how to draw and to look, and has the pieces ``observation``
+    p(x | canvas) and ``posterior``.
 
     Args:
         num_steps: number T of steps; the sites are z1..zT.
@@ -54,25 +54,25 @@ class DrawingInSteps(Program, ABC):
             raise InvalidInput("no steps", where=where, value=num_steps, expected="an integer >= 1")
         self.sites = [f"z{t}" for t in range(1, num_steps + 1)]
 
-    @abstractmethod
     def _start(self) -> Drawing:
         """The drawing before the first step: without leading dimensions, which come with data and draws."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _start_encoder(self) -> Memory:
         """The encoder's memory before the first step, without leading dimensions."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _prior(self, drawing: Drawing) -> dist.TorchDistribution:
         """p(z_t | drawing before it)."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _draw(self, drawing: Drawing, z: Tensor) -> Drawing:
         """One step of the decoder, with ``z`` (..., latent dimensions of a step)."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _look(self, encoder: Memory, drawing: Drawing, x: Tensor) -> Memory:
         """One step of the encoder, which looks at the data and at what the drawing lacks of them."""
+        raise NotImplementedError
 
     def model(self, x: Tensor | None = None, *, n: int = 1) -> Tensor:
         """p(z1) p(z2 | z1) ... p(zT | z1..z(T-1)) p(x | z1..zT); ``x`` (batch, *data_shape), or ``n`` draws."""
@@ -94,8 +94,11 @@ class DrawingInSteps(Program, ABC):
 
     def canvases(self, z: Sequence[Tensor]) -> Tensor:
         """The canvas after each step, (T, ..., num_params, *data_shape); ``z`` has T tensors, one for each step."""
-        later = iter(z)
-        return self._canvases(lambda drawing: next(later))
+        drawing, found = self._start(), []
+        for z_t in z:
+            drawing = self._draw(drawing, z_t)
+            found.append(drawing.canvas)
+        return torch.stack(found)
 
     def sample_steps(self, num: int) -> Tensor:
         """How ``num`` draws come about: means of p(x | z1..zt) after each step, (T, num, *data_shape)."""
@@ -108,12 +111,8 @@ class DrawingInSteps(Program, ABC):
         return observation.mean if mean else observation.sample()
 
     def _sample_canvases(self, num: int) -> Tensor:
-        return self._canvases(lambda drawing: self._prior(drawing).expand((num,)).sample())
-
-    def _canvases(self, take: Callable[[Drawing], Tensor]) -> Tensor:
-        """The canvas after each step, where ``take`` gives the latent of a step from the drawing before it."""
         drawing, found = self._start(), []
         for _ in self.sites:
-            drawing = self._draw(drawing, take(drawing))
+            drawing = self._draw(drawing, self._prior(drawing).expand((num,)).sample())
             found.append(drawing.canvas)
         return torch.stack(found)

@@ -45,7 +45,7 @@ def vamp_vae(
         observation: piece p(x | params); Bernoulli pixels by default.
 
     Raises:
-        InvalidInput: a size below one, no hidden layer, or a start outside its range.
+        InvalidInput: a size below one, no hidden layer, a start outside its range, or an observation that does not fit.
 
     Example:
         >>> import torch

@@ -186,9 +186,13 @@ def test_the_section_on_chains_says_what_the_advice_says(tmp_path):
     found = chains([1.0, 1.04, 1.06], [0.1, -0.1, 0.9])
     nothing = {"gaps": {}, "calibration": None, "collapse": None, "left_out": {}, "seconds": {}}
     section, _ = examination_sections(Examination(importance=None, nuts=found, **nothing), tmp_path)
-    assert "fit to judge the guide by at 2 of 3 data; as a posterior of their own: a reason." in section.text
+    assert "fit to judge the guide by at 2 of 3 data. As a posterior of their own: a reason." in section.text
     assert [row[1] for row in section.tables[0].rows] == ["0.10", "0.10", "0.90"]
     assert [row[6] for row in section.tables[0].rows] == ["1.000", "1.040", "1.060"]
+    found = chains([1.1, math.nan, 1.2], [0, 0, 0])  # what is not known of a unit that moves is not hidden
+    section, _ = examination_sections(Examination(importance=None, nuts=found, **nothing), tmp_path)
+    assert "They judge nothing. As a posterior" in section.text
+    assert [row[6] for row in section.tables[0].rows] == ["1.100", "nan", "1.200"]
 
 
 def test_chains_are_in_the_report(ppca, tmp_path):

@@ -34,10 +34,14 @@ def test_every_model_with_an_observation_is_here():
 def test_an_observation_that_does_not_say_what_it_takes_is_named(make):
     text = (
         "a piece that does not say how many parameters it takes for each element of a datum in observation: Linear; "
-        "expected a module with an integer num_params"
+        "expected a module with an integer num_params >= 1"
     )
     with pytest.raises(InvalidInput, match="^" + re.escape(text)):
         make(observation=nn.Linear(2, 2))
+
+
+def test_the_shape_of_a_datum_may_be_any_iterable():
+    assert models.VAE(iter(SHAPE), 2, hidden=(5,)).sample(3).shape == (3, *SHAPE)
 
 
 @every

@@ -231,6 +231,8 @@ def test_pictures(make):
     canvases = program.canvases([trace.nodes[name]["value"] for name in program.sites])
     assert torch.allclose(program.observation(canvases[-1]).mean, trace.nodes["x"]["fn"].mean)
     assert not torch.equal(canvases[0], canvases[1])
+    fewer = [trace.nodes[name]["value"] for name in program.sites[:1]]
+    assert torch.equal(program.canvases(fewer), canvases[:1])
 
 
 @each_program
