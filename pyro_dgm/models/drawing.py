@@ -10,8 +10,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets.recurrent import Memory
+from pyro_dgm.nets.shapes import count_in_a_row
 from pyro_dgm.program import Program
 
 
@@ -41,7 +41,7 @@ class DrawingInSteps(Program):
         num_steps: number T of steps; the sites are z1..zT.
 
     Raises:
-        InvalidInput: no steps.
+        InvalidInput: no steps, or more than 1000.
     """
 
     observation: Callable[[Tensor], Any]
@@ -49,9 +49,7 @@ class DrawingInSteps(Program):
 
     def __init__(self, num_steps: int) -> None:
         super().__init__()
-        if num_steps < 1:
-            where = f"num_steps of {type(self).__name__}"
-            raise InvalidInput("no steps", where=where, value=num_steps, expected="an integer >= 1")
+        count_in_a_row(num_steps, f"num_steps of {type(self).__name__}")
         self.sites = [f"z{t}" for t in range(1, num_steps + 1)]
 
     def _start(self) -> Drawing:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets.residual import ResidualBlock
-from pyro_dgm.nets.shapes import check_event, positive_sizes
+from pyro_dgm.nets.shapes import check_event, count_in_a_row, positive_sizes
 
 
 def _halvings(size: int, times: int) -> list[int]:
@@ -53,8 +53,8 @@ class ConvEncoder(nn.Module):
         input (..., *data_shape), output (..., out_features), with any leading dimensions.
 
     Raises:
-        InvalidInput: a size below one, or an input of another event shape (channels-last images are
-            recognised and the transpose is suggested).
+        InvalidInput: a size below one, fewer than no blocks or more than 1000, or an input of another event shape
+            (channels-last images are recognised and the transpose is suggested).
 
     Example:
         >>> import torch
@@ -79,6 +79,7 @@ class ConvEncoder(nn.Module):
         positive_sizes((out_features,), "out_features")
         *_, height, width = self.data_shape
         widths = (math.prod(self.data_shape[:-2]), *positive_sizes(channels, "channels"))
+        count_in_a_row(num_blocks, "num_blocks", least=0)
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
             blocks = (ResidualBlock(fan_out, activation=activation) for _ in range(num_blocks))
@@ -143,6 +144,7 @@ class ConvDecoder(nn.Module):
         (self.in_features,) = positive_sizes((in_features,), "in_features")
         *_, height, width = self.out_shape
         heights, breadths = _halvings(height, len(channels)), _halvings(width, len(channels))
+        count_in_a_row(num_blocks, "num_blocks", least=0)
         widths = (math.prod(self.out_shape[:-2]), *positive_sizes(channels, "channels"))
         self.coarse_shape = (widths[-1], heights[-1], breadths[-1])
         self.stem = nn.Linear(self.in_features, math.prod(self.coarse_shape))

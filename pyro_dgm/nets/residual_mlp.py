@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.nets.shapes import FlattenEvent, check_event, positive_sizes
+from pyro_dgm.nets.shapes import FlattenEvent, check_event, count_in_a_row, positive_sizes
 
 
 class ResidualMLP(nn.Module):
@@ -83,7 +83,7 @@ class ResidualTower(nn.Module):
         input (..., *data_shape); output a tuple of ``num_stages`` tensors (..., width), from the data up.
 
     Raises:
-        InvalidInput: a size below one.
+        InvalidInput: a size below one, or more than 1000 steps.
 
     Example:
         >>> [d.shape for d in ResidualTower((1, 8, 8), 32, 2)(torch.zeros(5, 1, 8, 8))]
@@ -101,7 +101,7 @@ class ResidualTower(nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        positive_sizes((num_stages,), "num_stages")
+        count_in_a_row(num_stages, "num_stages")
         flatten = FlattenEvent(data_shape)
         self.stem = nn.Sequential(flatten, nn.Linear(math.prod(flatten.event_shape), width))
         gain = 1 / math.sqrt(num_stages)

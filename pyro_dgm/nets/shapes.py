@@ -30,6 +30,31 @@ def positive_sizes(sizes: Sequence[int], where: str) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)
 
 
+# Steps or layers run one after the other, and each is a module or a site: more would not be made within minutes.
+_MOST_IN_A_ROW = 1000
+
+
+def count_in_a_row(number: int, where: str, *, least: int = 1) -> int:
+    """The number of steps or layers that run one after the other.
+
+    Args:
+        number: how many.
+        where: the name of the argument, for the message.
+        least: the smallest number that makes sense.
+
+    Raises:
+        InvalidInput: fewer than that, or more than 1000.
+
+    Example:
+        >>> count_in_a_row(2, "num_blocks", least=0)
+        2
+    """
+    if not least <= number <= _MOST_IN_A_ROW:
+        expected = f"an integer >= {least}, at most {_MOST_IN_A_ROW}"
+        raise InvalidInput("bad number", where=where, value=number, expected=expected)
+    return int(number)
+
+
 def check_event(x: Tensor, event_shape: tuple[int, ...], where: str) -> None:
     """Refuse a tensor whose last dimensions are not those of one datum.
 

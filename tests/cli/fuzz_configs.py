@@ -180,7 +180,13 @@ def mutate(draw: Draw, tree: dict[str, Any]) -> None:
 
 
 def shorten(tree: dict[str, Any]) -> None:
-    """Few particles for whoever runs them one after the other: that is asked for, and takes its time."""
+    """Few particles, steps or layers for whoever runs them one after the other: asked for, they take their time."""
+    for _, found in class_nodes(tree.get("program")):
+        arguments = found.get("init_args")
+        for name in ("num_steps", "num_blocks"):
+            number = arguments.get(name) if isinstance(arguments, dict) else None
+            if isinstance(number, int) and 20 < number <= 1000:  # more are refused, which must not take long
+                arguments[name] = 20
     several = len(list(class_nodes(tree.get("program")))) > 1
     for _, found in class_nodes(tree.get("objective")):
         arguments = found.get("init_args")

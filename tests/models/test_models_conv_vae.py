@@ -84,3 +84,11 @@ def test_bad_sizes_are_one_line(change, message):
     arguments = {"data_shape": (1, 8, 8), "latent_dim": 3, "channels": (4,), "features": 7} | change
     with pytest.raises(InvalidInput, match=message):
         conv_vae(arguments.pop("data_shape"), arguments.pop("latent_dim"), **arguments)
+
+
+@pytest.mark.parametrize("num_blocks", [-1, 1001, 10**13])
+def test_numbers_of_blocks_that_mean_nothing_or_never_end_are_refused(num_blocks):
+    with pytest.raises(
+        InvalidInput, match=f"^bad number in num_blocks: {num_blocks}; expected an integer >= 0, at most"
+    ):
+        conv_vae((1, 8, 8), 2, num_blocks=num_blocks)

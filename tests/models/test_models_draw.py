@@ -282,6 +282,7 @@ def test_a_piece_of_the_users_own():
     ("make", "words"),
     [
         (lambda: DRAW(SHAPE, 2, num_steps=0), ("num_steps of DRAW: 0", ">= 1")),
+        (lambda: DRAW(SHAPE, 2, num_steps=10**13), ("num_steps of DRAW: 10000000000000", "at most 1000")),
         (
             lambda: DRAW(SHAPE, 2, read_size=7, write_size=2),
             ("size of AttentiveRead: 7", "1 to 6", "FullRead"),
@@ -293,6 +294,7 @@ def test_a_piece_of_the_users_own():
         (lambda: DRAW(SHAPE, 0, write_size=2), ("latent_dim",)),
         (lambda: DRAW(SHAPE, 2, hidden=0), ("hidden",)),
         (lambda: ConvDRAW(SHAPE, 2, num_steps=0), ("num_steps of ConvDRAW: 0", ">= 1")),
+        (lambda: ConvDRAW(SHAPE, 2, num_steps=10**30), ("num_steps of ConvDRAW: 1", "at most 1000")),
         (lambda: ConvDRAW((30,), 2), ("data_shape of ConvDRAW", "(30,)", "DRAW with FullRead")),
         (lambda: ConvDRAW(SHAPE, 0), ("latent_channels",)),
         (lambda: ConvDRAW(SHAPE, 2, kernel_size=4), ("kernel_size: 4", "odd")),
