@@ -16,6 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyro_dgm.errors import ResourceError
 
 _SMALL = 2**24  # bytes; below them nothing is checked
+_PIECE = 2**26  # bytes of results after which one looks how much they have taken
+_ROOM = 2**29  # bytes that a process may always grow by
+_CURE = "smaller layers, fewer particles or a smaller batch"
 _FILLS = frozenset(
     f"aten::{name}" for name in ("empty", "zeros", "ones", "full", "rand", "randn", "new_empty", "new_zeros")
 )
@@ -37,7 +40,21 @@ def available() -> int:
         return total
 
 
+def _resident() -> int:
+    """Bytes of memory that this process has; zero where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 class _Bound(TorchDispatchMode):
+    """Looks at tensors before they are filled, and at all that results have taken after every few of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._room, self._start, self._made = max(available(), _ROOM), _resident(), 0
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -46,7 +63,24 @@ class _Bound(TorchDispatchMode):
             size = args[1] if "new" in func._schema.name else args[0]
             dtype = kwargs.get("dtype") or torch.get_default_dtype()
             _require(math.prod(size) * dtype.itemsize, f"a tensor of shape {tuple(size)}")
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if isinstance(result, torch.Tensor):
+            self._made += result.numel() * result.element_size()
+            if self._made > _PIECE:
+                self._made = 0
+                self._require_room()
+        return result
+
+    def _require_room(self) -> None:
+        grown = _resident() - self._start
+        if grown > self._room:
+            raise ResourceError(
+                "not enough memory",
+                where="a first step on a few data",
+                value=f"{grown / 1e9:,.1f} GB and more",
+                expected=f"at most the {self._room / 1e9:,.1f} GB that were free",
+                cure=_CURE,
+            )
 
 
 def _require(num_bytes: int, where: str) -> None:
@@ -56,18 +90,18 @@ def _require(num_bytes: int, where: str) -> None:
             where=where,
             value=f"{num_bytes / 1e9:,.1f} GB",
             expected=f"at most the {free / 1e9:,.1f} GB that are free",
-            cure="smaller layers, fewer particles or a smaller batch",
+            cure=_CURE,
         )
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Block in which a tensor on the CPU that exceeds the free memory is refused before it is made.
+    """Block in which a tensor on the CPU that exceeds the free memory is refused before it is made, or all together.
 
     Linux promises memory that it lacks and ends the process when it is filled, without a word.
 
     Raises:
-        ResourceError: such a tensor, with its shape.
+        ResourceError: such a tensor, with its shape; or many that together take more than was free.
     """
     with _Bound():
         yield

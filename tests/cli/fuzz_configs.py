@@ -181,13 +181,15 @@ def mutate(draw: Draw, tree: dict[str, Any]) -> None:
 
 def shorten(tree: dict[str, Any]) -> None:
     """Few particles, steps or layers for whoever runs them one after the other: asked for, they take their time."""
+    draws_in_steps = False
     for _, found in class_nodes(tree.get("program")):
         arguments = found.get("init_args")
+        draws_in_steps |= "DRAW" in str(found["class_path"])
         for name in ("num_steps", "num_blocks"):
             number = arguments.get(name) if isinstance(arguments, dict) else None
             if isinstance(number, int) and 20 < number <= 1000:  # more are refused, which must not take long
                 arguments[name] = 20
-    several = len(list(class_nodes(tree.get("program")))) > 1
+    several = draws_in_steps or len(list(class_nodes(tree.get("program")))) > 1
     for _, found in class_nodes(tree.get("objective")):
         arguments = found.get("init_args")
         is_pyro = "_ELBO" in str(found["class_path"]) or "Renyi" in str(found["class_path"])

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pyro_dgm.errors import InvalidInput, ResourceError
+from pyro_dgm.experiment import memory
 from pyro_dgm.training import Callback, checkpoint_files
 from tests.faults.conftest import Place, fault_of
 from tests.faults.filesystem import Disk, Tap
@@ -117,6 +118,19 @@ def test_row_33_lack_of_memory_before_training_is_no_fault_of_the_config(
     outcome = place.train()
     assert (outcome.code, outcome.out, outcome.new) == (5, "", frozenset())
     assert outcome.err == "error: out of memory; try a smaller batch_size, num_particles or model\n"
+
+
+def test_row_33_a_step_whose_tensors_together_take_all_memory_is_refused_in_time(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No single one is too large: what the particles leave for the gradient adds up."""
+    monkeypatch.setattr(memory, "available", lambda: 2**26)
+    monkeypatch.setattr(memory, "_ROOM", 2**26)
+    assert place.train("--objective.num_particles=20", "--training.steps=1", "--dry-run").code == 0
+    fault = fault_of(place.train("--objective.num_particles=30000"), code=5)
+    assert fault["what"] == "not enough memory" and fault["where"] == "a first step on a few data"
+    assert "fewer particles" in fault["cure"]
+    assert not place.path("run").exists()
 
 
 def test_row_34_cuda_asked_and_absent(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
