@@ -123,11 +123,11 @@ def test_row_33_lack_of_memory_before_training_is_no_fault_of_the_config(
 def test_row_33_a_step_whose_tensors_together_take_all_memory_is_refused_in_time(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No single one is too large: what the particles leave for the gradient adds up."""
+    """No single one is asked for at once: what the particles leave for the gradient adds up, to gigabytes."""
     monkeypatch.setattr(memory, "available", lambda: 2**26)
     monkeypatch.setattr(memory, "_ROOM", 2**26)
     assert place.train("--objective.num_particles=20", "--training.steps=1", "--dry-run").code == 0
-    fault = fault_of(place.train("--objective.num_particles=30000"), code=5)
+    fault = fault_of(place.train("--objective.num_particles=300000"), code=5)
     assert fault["what"] == "not enough memory" and fault["where"] == "a first step on a few data"
     assert "fewer particles" in fault["cure"]
     assert not place.path("run").exists()
