@@ -76,7 +76,7 @@ class _Bound(TorchDispatchMode):
         if grown > self._room:
             raise ResourceError(
                 "not enough memory",
-                where="a first step on a few data",
+                where="the program and its first step",
                 value=f"{grown / 1e9:,.1f} GB and more",
                 expected=f"at most the {self._room / 1e9:,.1f} GB that were free",
                 cure=_CURE,

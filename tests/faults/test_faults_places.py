@@ -128,7 +128,7 @@ def test_row_33_a_step_whose_tensors_together_take_all_memory_is_refused_in_time
     monkeypatch.setattr(memory, "_ROOM", 2**26)
     assert place.train("--objective.num_particles=20", "--training.steps=1", "--dry-run").code == 0
     fault = fault_of(place.train("--objective.num_particles=300000"), code=5)
-    assert fault["what"] == "not enough memory" and fault["where"] == "a first step on a few data"
+    assert fault["what"] == "not enough memory" and fault["where"] == "the program and its first step"
     assert "fewer particles" in fault["cure"]
     assert not place.path("run").exists()
 
