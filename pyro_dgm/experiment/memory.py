@@ -18,6 +18,7 @@ from pyro_dgm.errors import ResourceError
 _SMALL = 2**24  # bytes; below them nothing is checked
 _PIECE = 2**26  # bytes of results after which one looks how much they have taken
 _ROOM = 2**29  # bytes that a process may always grow by
+_SHARE = 0.85  # of the free memory that it may grow by: at all of it the system has ended it
 _CURE = "smaller layers, fewer particles or a smaller batch"
 _FILLS = frozenset(
     f"aten::{name}" for name in ("empty", "zeros", "ones", "full", "rand", "randn", "new_empty", "new_zeros")
@@ -53,7 +54,7 @@ class _Bound(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._room, self._start, self._made = max(available(), _ROOM), _resident(), 0
+        self._room, self._start, self._made = max(_SHARE * available(), _ROOM), _resident(), 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -78,7 +79,7 @@ class _Bound(TorchDispatchMode):
                 "not enough memory",
                 where="the program and its first step",
                 value=f"{grown / 1e9:,.1f} GB and more",
-                expected=f"at most the {self._room / 1e9:,.1f} GB that were free",
+                expected=f"at most {self._room / 1e9:,.1f} GB, of what was free",
                 cure=_CURE,
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -131,6 +132,20 @@ def test_row_33_a_step_whose_tensors_together_take_all_memory_is_refused_in_time
     assert fault["what"] == "not enough memory" and fault["where"] == "the program and its first step"
     assert "fewer particles" in fault["cure"]
     assert not place.path("run").exists()
+
+
+@pytest.mark.parametrize(("share", "refused"), [(0.7, False), (0.9, True)])
+def test_row_33_growth_is_refused_before_all_that_was_free_is_taken(
+    monkeypatch: pytest.MonkeyPatch, share: float, refused: bool
+) -> None:
+    """At all of it the system has ended the process: there would be nobody to refuse."""
+    resident = iter([0, share * 2**33])
+    monkeypatch.setattr(memory, "available", lambda: 2**33)
+    monkeypatch.setattr(memory, "_resident", lambda: next(resident))
+    said = pytest.raises(ResourceError, match="not enough memory") if refused else contextlib.nullcontext()
+    with said, memory.bounded():
+        torch.ones(2**23).mul(2).mul(2)  # 32 MiB a result
+    assert next(resident, None) is None  # it was looked at
 
 
 def test_row_34_cuda_asked_and_absent(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
