@@ -1,15 +1,23 @@
 """What torch and Pyro lack: distributions, and the pieces (modules whose call returns a distribution)."""
 
 from pyro_dgm.distributions.amortized import Amortized
+from pyro_dgm.distributions.autoregressive import Autoregressive
 from pyro_dgm.distributions.beta_binomial import GridBetaBinomial
 from pyro_dgm.distributions.discretized_logistic import DiscretizedLogistic
 from pyro_dgm.distributions.energy import Energy, Unnormalized
+from pyro_dgm.distributions.ensemble import Ensemble
 from pyro_dgm.distributions.flat import Flat
 from pyro_dgm.distributions.grid import GridDistribution, UnitGrid
+from pyro_dgm.distributions.grid_categorical import GridCategorical
 from pyro_dgm.distributions.inverse_cdf import Gompertz, Rayleigh, Reciprocal
 from pyro_dgm.distributions.latents import DiagonalNormal, StandardNormal
 from pyro_dgm.distributions.location_scale import Triangular, UniformInterval
 from pyro_dgm.distributions.mixtures import DiagonalNormalMixture
+from pyro_dgm.distributions.multimodal_observations import (
+    CategoricalObservation,
+    DiscretizedLogisticMixtureObservation,
+    NormalMixtureObservation,
+)
 from pyro_dgm.distributions.observations import (
     BernoulliObservation,
     BetaBinomialObservation,
@@ -22,19 +30,25 @@ from pyro_dgm.distributions.products import MergedNormal, merged_normal
 
 __all__ = [
     "Amortized",
+    "Autoregressive",
     "BernoulliObservation",
     "BetaBinomialObservation",
+    "CategoricalObservation",
     "DiagonalNormal",
     "DiagonalNormalMixture",
     "DiscretizedLogistic",
+    "DiscretizedLogisticMixtureObservation",
     "DiscretizedLogisticObservation",
     "Energy",
+    "Ensemble",
     "Flat",
     "Gompertz",
     "GridBetaBinomial",
+    "GridCategorical",
     "GridDistribution",
     "MergedNormal",
     "MixturePrior",
+    "NormalMixtureObservation",
     "NormalObservation",
     "Observation",
     "Rayleigh",

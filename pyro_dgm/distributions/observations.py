@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from pyro.distributions import Bernoulli, Independent, Normal
+from pyro.distributions import Bernoulli, Independent, Normal, TorchDistribution
 from torch import Tensor, nn
 
 from pyro_dgm.distributions.beta_binomial import GridBetaBinomial
@@ -56,18 +56,22 @@ class Observation(nn.Module, ABC):
             x: data (N, *data_shape).
         """
         if not bool(self.offset.any()):
-            self.offset.copy_(self._centered(x.mean(0)))
+            self.offset.copy_(self._centered(x))
 
     @abstractmethod
-    def _centered(self, mean: Tensor) -> Tensor:
-        """Decoder outputs (num_params, *data_shape) that stand for this mean (*data_shape)."""
+    def _centered(self, x: Tensor) -> Tensor:
+        """Decoder outputs (num_params, *data_shape) that stand for the mean of data (N, *data_shape)."""
 
     @abstractmethod
+    def _elements(self, raw: Tensor, index: Tensor | None) -> TorchDistribution:
+        """Distribution of single elements, batch shape (...), for outputs (..., num_params) of at least float32.
+
+        The elements are those at the flat positions ``index``, (k,), along the last batch dimension; all, in the
+        last dimensions *data_shape, where it is None.
+        """
+
     def forward(self, params: Tensor) -> Independent:
         """The distribution of x for decoder outputs ``params``, (..., num_params, *data_shape)."""
-
-    def _split(self, params: Tensor) -> tuple[Tensor, ...]:
-        """The num_params tensors, each (..., *data_shape) and of at least float32."""
         expected = (self.num_params, *self.data_shape)
         if params.shape[-len(expected) :] != torch.Size(expected):
             raise InvalidInput(
@@ -76,7 +80,21 @@ class Observation(nn.Module, ABC):
                 value=tuple(params.shape),
                 expected=f"(..., {', '.join(map(str, expected))}): num_params, then data_shape",
             )
-        return at_least_float32(params + self.offset).unbind(-len(expected))
+        raw = at_least_float32(params + self.offset).movedim(-len(expected), -1)
+        return self._elements(raw, None).to_event(len(self.data_shape))
+
+    def at(self, params: Tensor, index: Tensor) -> TorchDistribution:
+        """The distribution of some elements of x alone, for their share of the decoder outputs.
+
+        Args:
+            params: outputs, (..., num_params, k).
+            index: positions of the elements in a flattened datum, (k,).
+
+        Returns:
+            A distribution of batch shape (..., k) and event shape ().
+        """
+        raw = at_least_float32(params + self.offset.flatten(1)[:, index]).movedim(-2, -1)
+        return self._elements(raw, index)
 
 
 class BernoulliObservation(Observation):
@@ -98,12 +116,11 @@ class BernoulliObservation(Observation):
     def __init__(self, data_shape: Sequence[int]) -> None:
         super().__init__(data_shape, num_params=1, levels=2)
 
-    def _centered(self, mean: Tensor) -> Tensor:
-        return mean.clamp(1e-3, 1 - 1e-3).logit().unsqueeze(0)
+    def _centered(self, x: Tensor) -> Tensor:
+        return x.mean(0).clamp(1e-3, 1 - 1e-3).logit().unsqueeze(0)
 
-    def forward(self, params: Tensor) -> Independent:
-        (logits,) = self._split(params)
-        return Bernoulli(logits=logits).to_event(len(self.data_shape))
+    def _elements(self, raw: Tensor, index: Tensor | None) -> Bernoulli:
+        return Bernoulli(logits=raw.squeeze(-1))
 
 
 class NormalObservation(Observation):
@@ -138,16 +155,15 @@ class NormalObservation(Observation):
         self.scale_floor = scale_floor
         self.log_scale = None if heteroscedastic else nn.Parameter(torch.zeros(self.data_shape))
 
-    def _centered(self, mean: Tensor) -> Tensor:
-        return torch.stack([mean, *torch.zeros_like(self.offset[1:])])
+    def _centered(self, x: Tensor) -> Tensor:
+        return torch.stack([x.mean(0), *torch.zeros_like(self.offset[1:])])
 
-    def forward(self, params: Tensor) -> Independent:
-        loc, *raw = self._split(params)
+    def _elements(self, raw: Tensor, index: Tensor | None) -> Normal:
         if self.log_scale is None:
-            scale = positive(raw[0], self.scale_floor)
-        else:
-            scale = self.scale_floor + at_least_float32(self.log_scale).exp()
-        return Normal(loc, scale).to_event(len(self.data_shape))
+            loc, raw_scale = raw.unbind(-1)
+            return Normal(loc, positive(raw_scale, self.scale_floor))
+        log_scale = self.log_scale if index is None else self.log_scale.flatten()[index]
+        return Normal(raw.squeeze(-1), self.scale_floor + at_least_float32(log_scale).exp())
 
 
 class DiscretizedLogisticObservation(Observation):
@@ -181,13 +197,14 @@ class DiscretizedLogisticObservation(Observation):
             raise InvalidInput("bad floor", where="scale_floor", value=scale_floor, expected="a number > 0")
         self.scale_floor = scale_floor
 
-    def _centered(self, mean: Tensor) -> Tensor:
+    def _centered(self, x: Tensor) -> Tensor:
+        mean = x.mean(0)
         return torch.stack([mean, torch.zeros_like(mean)])
 
-    def forward(self, params: Tensor) -> Independent:
-        loc, raw = self._split(params)
-        scale = positive(raw, self.scale_floor / (self.levels - 1))
-        return DiscretizedLogistic(loc, scale, levels=self.levels).to_event(len(self.data_shape))
+    def _elements(self, raw: Tensor, index: Tensor | None) -> DiscretizedLogistic:
+        loc, raw_scale = raw.unbind(-1)
+        scale = positive(raw_scale, self.scale_floor / (self.levels - 1))
+        return DiscretizedLogistic(loc, scale, levels=self.levels)
 
 
 class BetaBinomialObservation(Observation):
@@ -223,11 +240,11 @@ class BetaBinomialObservation(Observation):
             )
         self.concentration_floor = concentration_floor
 
-    def _centered(self, mean: Tensor) -> Tensor:
-        white = mean.clamp(1e-3, 1 - 1e-3)
+    def _centered(self, x: Tensor) -> Tensor:
+        white = x.mean(0).clamp(1e-3, 1 - 1e-3)
         concentrations = torch.stack([white, 1 - white]) * 2 * math.log(2)  # as much in all as at zero
         return concentrations.expm1().log()  # softplus undone
 
-    def forward(self, params: Tensor) -> Independent:
-        white, black = (positive(raw, self.concentration_floor) for raw in self._split(params))
-        return GridBetaBinomial(white, black, levels=self.levels).to_event(len(self.data_shape))
+    def _elements(self, raw: Tensor, index: Tensor | None) -> GridBetaBinomial:
+        white, black = positive(raw, self.concentration_floor).unbind(-1)
+        return GridBetaBinomial(white, black, levels=self.levels)

@@ -5,9 +5,12 @@ from pyro_dgm.models.conv_draw import ConvDRAW
 from pyro_dgm.models.convolutional_vae import conv_vae
 from pyro_dgm.models.cvae import CVAE
 from pyro_dgm.models.draw import DRAW
+from pyro_dgm.models.fvsbn import FVSBN
 from pyro_dgm.models.gaussian_mixture_vae import gmvae
 from pyro_dgm.models.hierarchical_vae import HierarchicalVAE
 from pyro_dgm.models.ladder_vae import LadderVAE
+from pyro_dgm.models.made import MADE
+from pyro_dgm.models.nade import NADE
 from pyro_dgm.models.ppca import PPCA
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.models.vampprior_vae import vamp_vae
@@ -15,6 +18,9 @@ from pyro_dgm.models.vampprior_vae import vamp_vae
 __all__ = [
     "CVAE",
     "DRAW",
+    "FVSBN",
+    "MADE",
+    "NADE",
     "PPCA",
     "VAE",
     "Autoencoder",

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
-from pyro_dgm.errors import IncompatibleModel, InvalidInput
+from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models.chaining import require_chain
 from pyro_dgm.models.defaults import mlp_decoder, mlp_encoder, require_dimensions
+from pyro_dgm.models.given import check_given, given_for
 from pyro_dgm.nets import OneHot
-from pyro_dgm.nets.labels import check_labels
 from pyro_dgm.program import Program
 
 
@@ -175,14 +175,7 @@ class CVAE(Program):
         """
         if y is None:
             self._check(None, None)
-            y = dist.Categorical(logits=self.uniform).sample((num,))
-        y = torch.as_tensor(y, device=self.uniform.device)
-        if y.dim() == len(self.context_shape):
-            y = y.expand(num, *y.shape)
-        if len(y) != num:
-            raise InvalidInput(
-                "another number of draws than of labels", where="y", value=len(y), expected=f"one, or {num}"
-            )
+        y = given_for(num, y, uniform=self.uniform, shape=self.context_shape)
         self._check(None, y, values=True)
         c = self.context(y)
         z = self.prior(c).expand((num,)).sample()
@@ -190,23 +183,8 @@ class CVAE(Program):
         return observation.mean if mean else observation.sample()
 
     def _check(self, x: Tensor | None, y: Tensor | None, *, values: bool | None = None) -> None:
-        """Refuses a y that cannot be conditioned on; looks at values by default where Pyro's validation does."""
-        if y is None:
-            if x is None and self.num_classes is not None:
-                return  # labels are drawn
-            raise IncompatibleModel(
-                "no y to condition on",
-                where=type(self).__name__,
-                expected="batches (x, y), as labelled data give them" if x is not None else "y=...",
-                cure="labels: true in the data" if x is not None else "model(y=...) or sample(num, y=...)",
-            )
-        shape = ("batch" if x is None else len(x), *self.context_shape)
-        if y.dim() != len(shape) or y.shape[1:] != shape[1:] or (x is not None and len(y) != len(x)):
-            expected = f"({', '.join(map(str, shape))}), one for each datum"
-            raise InvalidInput("wrong shape", where="y", value=tuple(y.shape), expected=expected)
-        if self.num_classes is not None:
-            validates = dist.is_validation_enabled() if values is None else values
-            check_labels(y, self.num_classes, values=validates)
+        shape, owner = self.context_shape, type(self).__name__
+        check_given(x, y, num_classes=self.num_classes, shape=shape, owner=owner, values=values)
 
 
 class _Constant(nn.Module):

@@ -1,0 +1,249 @@
+"""A joint density as the product of conditionals, one after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_dgm.errors import InvalidInput
+
+Conditionals = Generator[tuple[Tensor, Tensor], Tensor, None]
+"""Yields (index, params) of the next elements, positions (k,) and outputs (n, num_params, k); is sent (n, k) values."""
+
+_DRAWN_AT_ONCE = 512  # a network keeps what it has computed for all of these data
+
+
+class Autoregressive(TorchDistribution):
+    r"""The distribution :math:`p(x \mid c) = \prod_t p(x_{o(t)} \mid x_{o(1)}, \dots, x_{o(t-1)}, c)`.
+
+    One pass of the network gives the parameters of all conditionals, so that ``log_prob`` is exact and costs one
+    pass. Draws come element by element. A network that has ``conditionals`` keeps what it has computed for the
+    elements drawn so far; any other is run anew for each element, which takes as many passes as there are elements.
+    The draws are the same.
+
+    The network must be causal: its outputs for an element depend on elements before it alone. Nothing checks that
+    here; ``tests/laws`` does for the networks of this library.
+
+    Args:
+        network: maps data (..., *data_shape) and the context to outputs (..., num_params, *data_shape).
+        observation: piece that maps these outputs to the distribution of the elements, such as an ``Observation``.
+        context: what is conditioned on, (*batch_shape, *context event); passed to the network beside the data.
+        context_dims: dimensions of one context.
+        conditionals: function of (number of draws n, context (n, ...)) that makes a generator of conditionals; by
+            default the network's own.
+        order: positions of the elements in the order of the network, where it has no conditionals.
+        validate_args: check values; Pyro's global setting if None.
+
+    Raises:
+        ValueError: from ``log_prob``, with validation, for values outside the support of the observation.
+
+    Example:
+        >>> from pyro_dgm.distributions import BernoulliObservation
+        >>> weight = torch.tensor([[0.0, 0.0], [2.0, 0.0]])  # the second sees the first
+        >>> p = Autoregressive(lambda x, c: (x @ weight.T).unsqueeze(-2), BernoulliObservation((2,)))
+        >>> x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+        >>> p.log_prob(x).exp().sum().item()
+        1.0
+        >>> p.sample((5,)).shape
+        torch.Size([5, 2])
+
+    Reference: The neural autoregressive distribution estimator (Larochelle, Murray, 2011).
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+    has_rsample = False
+
+    def __init__(
+        self,
+        network: Callable[[Tensor, Tensor | None], Tensor],
+        observation: Callable[[Tensor], Any],
+        context: Tensor | None = None,
+        *,
+        context_dims: int = 1,
+        conditionals: Callable[[int, Tensor | None], Conditionals] | None = None,
+        order: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.network, self.observation = network, observation
+        self.context, self.context_dims = context, context_dims
+        self._conditionals = getattr(network, "conditionals", None) if conditionals is None else conditionals
+        self._order = order
+        batch_shape = torch.Size() if context is None else context.shape[: context.dim() - context_dims]
+        event_shape = torch.Size(observation.data_shape)  # type: ignore[attr-defined]
+        super().__init__(batch_shape, event_shape, validate_args=False)
+        self._validate_args = torch.distributions.Distribution._validate_args
+        if validate_args is not None:
+            self._validate_args = validate_args
+
+    @constraints.dependent_property
+    def support(self) -> constraints.Constraint:
+        """Where the observation may have its values."""
+        return self._of_zeros().support
+
+    def _of_zeros(self) -> Any:
+        """The observation's distribution at outputs of zero."""
+        return self.observation(self._zeros(self.observation.num_params))  # type: ignore[attr-defined]
+
+    def _zeros(self, *shape: int) -> Tensor:
+        """Zeros (*shape, *event_shape), of the type and on the device of the observation or the network."""
+        pieces = [piece for piece in (self.observation, self.network) if isinstance(piece, torch.nn.Module)]
+        tensors = [t for piece in pieces for t in (*piece.parameters(), *piece.buffers())]
+        like = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
+        return like.new_zeros(*shape, *self.event_shape)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Autoregressive:
+        """The same distribution with a larger batch shape; contexts share memory."""
+        new = self._get_checked_instance(Autoregressive, _instance)
+        new.network, new.observation, new.context_dims = self.network, self.observation, self.context_dims
+        new._conditionals, new._order, new.context = self._conditionals, self._order, self.context
+        batch_shape = torch.Size(batch_shape)
+        if self.context is not None:
+            new.context = self.context.expand(batch_shape + self._context_shape)
+        TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def _context_shape(self) -> torch.Size:
+        assert self.context is not None
+        return self.context.shape[self.context.dim() - self.context_dims :]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(x | c), exact; ``value`` (..., *event_shape) to (...)."""
+        leading = value.shape[: value.dim() - len(self.event_shape)]
+        shape = torch.broadcast_shapes(leading, self.batch_shape)
+        context = self.context
+        if context is not None:
+            context = context.expand(shape + self._context_shape)
+            value = value.expand(shape + self.event_shape)
+        log_p = self.observation(self.network(value, context)).log_prob(value)
+        return log_p.expand(shape)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Draws, (*sample_shape, *batch_shape, *event_shape), element by element."""
+        return self._drawn(torch.Size(sample_shape) + self.batch_shape, None, None)
+
+    def impute(self, x: Tensor, observed: Tensor) -> Tensor:
+        """Data whose missing elements are drawn from their distribution given the others, exactly.
+
+        That is one pass of the sampler where all elements known come before all missing ones in the network's order
+        (the upper half of an image, say). Where they do not, no such sampler is exact.
+
+        Args:
+            x: data, (..., *event_shape); missing elements may hold any value.
+            observed: boolean mask, (*event_shape), true where an element is known.
+
+        Raises:
+            InvalidInput: a mask of another shape or type, or an element that is known after a missing one.
+        """
+        if observed.shape != self.event_shape or observed.dtype != torch.bool:
+            raise InvalidInput(
+                "wrong mask",
+                where="observed",
+                value=f"{observed.dtype} {tuple(observed.shape)}",
+                expected=f"torch.bool {tuple(self.event_shape)}, for all data",
+            )
+        leading = x.shape[: x.dim() - len(self.event_shape)]
+        shape = torch.broadcast_shapes(leading, self.batch_shape)
+        return self._drawn(shape, x.expand(shape + self.event_shape), observed.flatten())
+
+    @torch.no_grad()
+    def _drawn(self, shape: torch.Size, x: Tensor | None, observed: Tensor | None) -> Tensor:
+        number = shape.numel()
+        context = self.context
+        if context is not None:
+            context = context.expand(shape + self._context_shape).reshape(number, *self._context_shape)
+        given = None if x is None else x.reshape(number, self.event_shape.numel())
+        pieces = []
+        for start in range(0, number, _DRAWN_AT_ONCE):
+            rows = slice(start, min(start + _DRAWN_AT_ONCE, number))
+            pieces.append(
+                self._run(
+                    rows.stop - rows.start,
+                    None if context is None else context[rows],
+                    None if given is None else given[rows],
+                    observed,
+                )
+            )
+        if not pieces:
+            return self._zeros(*shape)
+        return torch.cat(pieces).reshape(shape + self.event_shape)
+
+    def _run(
+        self, number: int, context: Tensor | None, given: Tensor | None, observed: Tensor | None
+    ) -> Tensor:
+        """Data (number, elements), drawn from first to last."""
+        if self._conditionals is None:
+            steps = naive_conditionals(self.network, self._zeros(), number, context, self._order)
+        else:
+            steps = self._conditionals(number, context)
+        x, missing = None, False
+        index, params = next(steps)
+        while True:
+            if observed is not None and given is not None and bool(observed[index].all()):
+                if missing:
+                    raise _known_too_late(int(index[0]))
+                value = given[:, index]
+            elif observed is not None and given is not None and bool(observed[index].any()):
+                raise _known_too_late(int(index[observed[index]][0]))
+            else:
+                value, missing = self._element(params, index), True
+            x = value.new_zeros(number, self.event_shape.numel()) if x is None else x
+            x[:, index] = value
+            try:
+                index, params = steps.send(value)
+            except StopIteration:
+                return x
+
+    def _element(self, params: Tensor, index: Tensor) -> Tensor:
+        """Draws (n, k) of elements at ``index`` for their outputs (n, num_params, k)."""
+        if hasattr(self.observation, "at"):
+            return self.observation.at(params, index).sample()
+        # A piece of a user's own maps whole data: the other elements are drawn and thrown away.
+        whole = params.new_zeros(*params.shape[:2], self.event_shape.numel())
+        whole[..., index] = params
+        drawn = self.observation(whole.reshape(*params.shape[:2], *self.event_shape)).sample()
+        return drawn.flatten(1)[:, index]
+
+
+def _known_too_late(position: int) -> InvalidInput:
+    return InvalidInput(
+        "an element that is known after a missing one",
+        where="observed",
+        value=f"flat position {position}",
+        expected="all known elements before all missing ones in the order of the network",
+        cure="a model with another order",
+    )
+
+
+def naive_conditionals(
+    network: Callable[[Tensor, Tensor | None], Tensor],
+    like: Tensor,
+    number: int,
+    context: Tensor | None = None,
+    order: Tensor | None = None,
+) -> Conditionals:
+    """Conditionals of any causal network, by a pass over the whole data for each element.
+
+    Args:
+        network: maps data and context to outputs (n, num_params, *data_shape).
+        like: a datum, (*data_shape).
+        number: number n of data.
+        context: (n, ...).
+        order: positions of the elements from first to last; as they lie if None.
+    """
+    size = like.numel()
+    order = torch.arange(size, device=like.device) if order is None else order
+    x = like.new_zeros(number, size)
+    for index in order.split(1):
+        params = network(x.reshape(number, *like.shape), context)
+        x[:, index] = yield (
+            index,
+            params.reshape(number, math.prod(params.shape[1:]) // size, size)[..., index],
+        )

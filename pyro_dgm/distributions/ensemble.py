@@ -1,0 +1,74 @@
+"""Several distributions of the same data, each as likely as the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+
+class Ensemble(TorchDistribution):
+    r"""The mixture :math:`p(x) = \frac1M \sum_m p_m(x)` of distributions that need have no common family.
+
+    Args:
+        members: the distributions, of one batch and event shape.
+        validate_args: check values; Pyro's global setting if None.
+
+    Example:
+        >>> from pyro.distributions import Laplace, Normal
+        >>> p = Ensemble([Normal(torch.zeros(3), 1.0), Laplace(torch.zeros(3), 1.0)])
+        >>> p.sample((5,)).shape, p.log_prob(torch.zeros(3)).shape
+        (torch.Size([5, 3]), torch.Size([3]))
+
+    Reference: A deep and tractable density estimator (Uria, Murray, Larochelle, 2014), of ensembles of orderings.
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+    has_rsample = False
+
+    def __init__(self, members: Sequence[TorchDistribution], *, validate_args: bool | None = None) -> None:
+        self.members = tuple(members)
+        first = self.members[0]
+        super().__init__(first.batch_shape, first.event_shape, validate_args=validate_args)
+
+    @constraints.dependent_property
+    def support(self) -> constraints.Constraint:
+        """The support of the members."""
+        return self.members[0].support
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Ensemble:
+        """The same distribution with a larger batch shape."""
+        new = self._get_checked_instance(Ensemble, _instance)
+        new.members = self.members
+        TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(x), ``value`` (..., *event_shape) to (...)."""
+        log_p = torch.stack([member.log_prob(value) for member in self.members])
+        log_p = log_p.logsumexp(0) - math.log(len(self.members))
+        return log_p.expand(torch.broadcast_shapes(log_p.shape, self.batch_shape))
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Draws, (*sample_shape, *batch_shape, *event_shape), each from a member drawn for it."""
+        shape = torch.Size(sample_shape) + self.batch_shape
+        with torch.no_grad():
+            chosen = torch.randint(len(self.members), (shape.numel(),))
+            drawn: Tensor | None = None
+            for which, member in enumerate(self.members):
+                mine = chosen == which
+                if not member.batch_shape:  # as many as are needed
+                    x = member.sample(torch.Size([int(mine.sum())]))
+                else:  # each member of the batch is a distribution of its own
+                    lead = shape[: len(shape) - len(member.batch_shape)]
+                    x = member.sample(lead).reshape(-1, *self.event_shape)[mine]
+                drawn = x.new_empty(shape.numel(), *self.event_shape) if drawn is None else drawn
+                drawn[mine.to(x.device)] = x
+            assert drawn is not None
+            return drawn.reshape(shape + self.event_shape)

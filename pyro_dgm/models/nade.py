@@ -1,0 +1,71 @@
+"""The neural autoregressive distribution estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from pyro_dgm.distributions import Autoregressive, BernoulliObservation
+from pyro_dgm.models.defaults import params_shape
+from pyro_dgm.models.tractable import TractableModel
+from pyro_dgm.nets import SharedWeights
+
+
+class NADE(TractableModel):
+    r"""Neural autoregressive distribution estimator; RNADE with a mixture of normals as observation.
+
+    .. math:: p(x) = \prod_t p(x_{o(t)} \mid \theta_t), \quad \theta_t = b'_t + V_t h_t, \quad
+              h_t = a\Big(b + \sum_{s < t} W_{o(s)} x_{o(s)}\Big)
+
+    Args:
+        data_shape: shape of one datum.
+        hidden: width of the hidden layers, which share their weights.
+        activation: makes the activation layer.
+        order: flat positions of the elements from first to last; as they lie by default.
+        observation: piece p(x | params); Bernoulli elements by default.
+        num_classes: number of classes, for p(x | y) given labels y.
+        context_shape: shape of a context, (features,); () for none.
+
+    Raises:
+        InvalidInput: see :class:`~pyro_dgm.models.tractable.TractableModel`, an order that is no permutation, or an
+            observation that does not say what it takes.
+
+    Example:
+        >>> import torch
+        >>> from pyro_dgm.distributions import NormalMixtureObservation
+        >>> rnade = NADE((5,), hidden=16, observation=NormalMixtureObservation((5,), num_components=3))
+        >>> rnade().log_prob(torch.zeros(7, 5)).shape, rnade.sample(3).shape
+        (torch.Size([7]), torch.Size([3, 5]))
+
+    Reference:
+        Larochelle and Murray, "The neural autoregressive distribution estimator", 2011. Uria, Murray and Larochelle,
+        "RNADE: the real-valued neural autoregressive density-estimator", 2013.
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        *,
+        hidden: int = 500,
+        activation: Callable[[], nn.Module] = nn.Sigmoid,
+        order: Sequence[int] | None = None,
+        observation: nn.Module | None = None,
+        num_classes: int | None = None,
+        context_shape: Sequence[int] = (),
+    ) -> None:
+        super().__init__(data_shape, num_classes=num_classes, context_shape=context_shape)
+        self.observation = BernoulliObservation(self.data_shape) if observation is None else observation
+        (num_params, *_) = params_shape(self.observation, self.data_shape)
+        self.network = SharedWeights(
+            self.data_shape,
+            num_params,
+            hidden=hidden,
+            activation=activation,
+            order=order,
+            context_features=sum(self.context_shape),
+        )
+
+    def forward(self, c: Tensor | None = None) -> Autoregressive:
+        """The distribution p(x | c)."""
+        return Autoregressive(self.network, self.observation, c)

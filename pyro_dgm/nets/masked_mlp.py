@@ -1,0 +1,209 @@
+"""The masked multilayer perceptron of MADE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from pyro_dgm.errors import InvalidInput
+from pyro_dgm.nets.masked import MaskedLinear, causal_mask, degrees_of, order_of
+from pyro_dgm.nets.shapes import check_event, flatten_event, positive_sizes
+
+
+class MaskedMLP(nn.Module):
+    r"""A network from data to the parameters of each element given those before it, in one pass.
+
+    .. math:: h_1 = a(M_1 \odot W_1 x + C c + b_1), \quad h_l = a(M_l \odot W_l h_{l-1} + b_l), \quad
+              \theta = M_{L+1} \odot V h_L + M_0 \odot A x + E c + b
+
+    with the masks of :func:`~pyro_dgm.nets.masked.causal_mask`, the last two strict. With one mask the hidden degrees
+    are spread evenly, which lets each element see all before it; with several each is drawn at random, the elements'
+    order too with ``shuffle``. A context c is seen by everything; hidden units of degree 0 see nothing else.
+
+    Args:
+        data_shape: shape of one datum, of D elements.
+        num_params: parameters of each element's distribution.
+        hidden: widths of the hidden layers; none leaves logistic (or other generalised linear) regressions.
+        activation: makes one elementwise activation layer.
+        order: flat positions of the elements from first to last; as they lie by default.
+        num_masks: number M of masks.
+        shuffle: whether each mask but the first has a random order of its own.
+        seed: of what is drawn at random.
+        direct: whether there are weights A from data to outputs.
+        context_features: size of the context; 0 for none.
+
+    Shape:
+        ``x`` (..., *data_shape), ``context`` (..., context_features), output (..., num_params, *data_shape).
+
+    Raises:
+        InvalidInput: a size below one, an order that is no permutation, or, without direct weights, a hidden layer
+            that is too narrow for each element to see the one before it.
+
+    Example:
+        >>> network = MaskedMLP((1, 8, 8), 1, hidden=(100,))
+        >>> network(torch.zeros(50, 20, 1, 8, 8)).shape
+        torch.Size([50, 20, 1, 1, 8, 8])
+
+    Reference: MADE: masked autoencoder for distribution estimation (Germain, Gregor, Murray, Larochelle, 2015).
+    """
+
+    orders: Tensor
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        num_params: int,
+        *,
+        hidden: Sequence[int] = (500,),
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        order: Sequence[int] | Tensor | None = None,
+        num_masks: int = 1,
+        shuffle: bool = False,
+        seed: int = 0,
+        direct: bool = True,
+        context_features: int = 0,
+    ) -> None:
+        super().__init__()
+        self.data_shape = positive_sizes(data_shape, "data_shape")
+        self.size = math.prod(self.data_shape)
+        hidden = positive_sizes(hidden, "hidden")
+        (self.num_params,) = positive_sizes((num_params,), "num_params")
+        (self.num_masks,) = positive_sizes((num_masks,), "num_masks")
+        if not hidden and not direct:
+            raise InvalidInput("no layers", where="hidden", expected="a width, or direct=True")
+        if not direct and min(hidden) < self.size - 1:
+            raise InvalidInput(
+                "a hidden layer too narrow for its masks",
+                where="hidden",
+                value=hidden,
+                expected=f"{self.size - 1} units or more, so that each element can see the one before it",
+                cure="direct=True, by which it sees it without them",
+            )
+        generator = torch.Generator().manual_seed(seed)
+        first = order_of(order, self.size)
+        others = [
+            first[torch.randperm(self.size, generator=generator)] if shuffle else first
+            for _ in range(num_masks - 1)
+        ]
+        self.register_buffer("orders", torch.stack([first, *others]), persistent=False)
+        degrees, least = degrees_of(self.orders), 0 if context_features else 1  # (masks, D)
+        self.register_buffer("degrees_0", degrees, persistent=False)
+        for place, width in enumerate(hidden, start=1):
+            below = self._degrees(place - 1).amin(-1) if place > 1 else torch.full((num_masks,), least)
+            drawn = _hidden_degrees(width, self.size, below, least, generator, spread=num_masks == 1)
+            self.register_buffer(f"degrees_{place}", drawn, persistent=False)
+        widths = (self.size, *hidden)
+        self.hidden = nn.ModuleList(MaskedLinear(a, b) for a, b in pairwise(widths))
+        self.activations = nn.ModuleList(activation() for _ in hidden)
+        outputs = self.size * self.num_params
+        self.out = MaskedLinear(hidden[-1], outputs) if hidden else None
+        self.direct = MaskedLinear(self.size, outputs, bias=not hidden) if direct else None
+        self.context_features = context_features
+        self.context_in = (
+            nn.Linear(context_features, hidden[0], bias=False) if context_features and hidden else None
+        )
+        self.context_out = nn.Linear(context_features, outputs, bias=False) if context_features else None
+
+    def _degrees(self, place: int) -> Tensor:
+        """Degrees of the units of a layer, (masks, units); the data are layer 0."""
+        return self.get_buffer(f"degrees_{place}")
+
+    def _masks(self, which: Tensor | int) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Masks of the hidden layers, of the outputs and of the direct weights."""
+        which = torch.as_tensor(which, device=self.orders.device).reshape(1)
+        degrees = [self._degrees(place).index_select(0, which)[0] for place in range(len(self.hidden) + 1)]
+        outputs = degrees[0].repeat(self.num_params)
+        hidden = [causal_mask(a, b, strict=False) for a, b in pairwise(degrees)]
+        return (
+            hidden,
+            causal_mask(degrees[-1], outputs, strict=True),
+            causal_mask(degrees[0], outputs, strict=True),
+        )
+
+    def forward(self, x: Tensor, context: Tensor | None = None, *, which: Tensor | int = 0) -> Tensor:
+        """Parameters of each element given those before it, under the mask of this number."""
+        h = flatten_event(x, self.data_shape)
+        leading = h.shape[:-1]
+        masks, last, direct = self._masks(which)
+        out: Tensor | float = 0.0
+        if self.direct is not None:
+            out = self.direct(h, direct)
+        if self.context_out is not None:
+            assert context is not None
+            check_event(context, (self.context_features,), "MaskedMLP context")
+            out = out + self.context_out(context)
+        for place, (layer, activation, mask) in enumerate(
+            zip(self.hidden, self.activations, masks, strict=True)
+        ):
+            h = layer(h, mask)
+            if place == 0 and self.context_in is not None:
+                h = h + self.context_in(context)
+            h = activation(h)
+        if self.out is not None:
+            out = out + self.out(h, last)
+        assert isinstance(out, Tensor)
+        return out.reshape((*out.shape[:-1], self.num_params, *self.data_shape)).expand(
+            (*torch.broadcast_shapes(leading, out.shape[:-1]), self.num_params, *self.data_shape)
+        )
+
+    def conditionals(
+        self, number: int, context: Tensor | None = None, *, which: int = 0
+    ) -> Generator[tuple[Tensor, Tensor], Tensor, None]:
+        """Parameters of the elements one after the other, each weight used once: see ``Autoregressive``.
+
+        A hidden unit of degree d is computed once, as soon as the d-th element is known, and added to what comes
+        after it. All elements together take as many multiplications as one pass.
+        """
+        masks, last, direct = self._masks(which)
+        weights = [layer.weight * mask for layer, mask in zip(self.hidden, masks, strict=True)]
+        weight_out = None if self.out is None else self.out.weight * last
+        weight_direct = None if self.direct is None else self.direct.weight * direct
+        sums = [layer.bias.expand(number, -1).clone() for layer in self.hidden]  # before the activations
+        final = self.out if self.out is not None else self.direct
+        out = final.bias.expand(number, -1).clone()
+        if context is not None and self.context_out is not None:
+            out += self.context_out(context)
+            if self.context_in is not None:
+                sums[0] += self.context_in(context)
+        units = [
+            _by_degree(self._degrees(place)[which], self.size) for place in range(1, len(self.hidden) + 1)
+        ]
+        for degree in range(self.size):  # of the elements known so far
+            for place, groups in enumerate(units):
+                group = groups[degree]
+                if not len(group):
+                    continue
+                h = self.activations[place](sums[place][:, group])
+                if place + 1 < len(units):
+                    sums[place + 1] += h @ weights[place + 1][:, group].T
+                else:
+                    out += h @ weight_out[:, group].T
+            index = self.orders[which, degree : degree + 1]
+            value = yield index, out.reshape(number, self.num_params, self.size)[..., index]
+            if weights:
+                sums[0] += value @ weights[0][:, index].T
+            if weight_direct is not None:
+                out += value @ weight_direct[:, index].T
+
+
+def _hidden_degrees(
+    width: int, size: int, below: Tensor, least: int, generator: torch.Generator, *, spread: bool
+) -> Tensor:
+    """Degrees of the units of a hidden layer, (masks, width), from those of the layer below up to size - 1."""
+    most = max(size - 1, least)
+    if spread:
+        evenly = least + (torch.arange(width) * (most + 1 - least)) // width
+        return evenly.expand(len(below), -1)
+    return torch.stack(
+        [torch.randint(int(lowest), most + 1, (width,), generator=generator) for lowest in below]
+    )
+
+
+def _by_degree(degrees: Tensor, size: int) -> list[Tensor]:
+    """Units of each degree, 0 to size - 1."""
+    order = degrees.argsort(stable=True)
+    return list(order.split(torch.bincount(degrees, minlength=size).tolist()))
