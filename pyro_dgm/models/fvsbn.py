@@ -23,6 +23,8 @@ class FVSBN(TractableModel):
     Args:
         data_shape: shape of one datum.
         order: flat positions of the elements from first to last; as they lie by default.
+        shuffle: whether the order is random.
+        seed: of a random order.
         observation: piece p(x | params); Bernoulli elements by default.
         num_classes: number of classes, for p(x | y) given labels y.
         context_shape: shape of a context, (features,); () for none.
@@ -47,6 +49,8 @@ class FVSBN(TractableModel):
         data_shape: Sequence[int],
         *,
         order: Sequence[int] | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
         observation: nn.Module | None = None,
         num_classes: int | None = None,
         context_shape: Sequence[int] = (),
@@ -56,7 +60,13 @@ class FVSBN(TractableModel):
         (num_params, *_) = params_shape(self.observation, self.data_shape)
         features = sum(self.context_shape)
         self.network = MaskedMLP(
-            self.data_shape, num_params, hidden=(), order=order, context_features=features
+            self.data_shape,
+            num_params,
+            hidden=(),
+            order=order,
+            shuffle=shuffle,
+            seed=seed,
+            context_features=features,
         )
 
     def forward(self, c: Tensor | None = None) -> Autoregressive:

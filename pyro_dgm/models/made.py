@@ -29,8 +29,8 @@ class MADE(TractableModel):
         activation: makes one elementwise activation layer.
         order: flat positions of the elements from first to last; as they lie by default.
         num_masks: number M of masks.
-        shuffle: whether each mask but the first has a random order of its own.
-        seed: of the masks.
+        shuffle: whether the order is random, another for each mask.
+        seed: of what is random.
         direct: whether there are weights from data to outputs beside the hidden layers.
         observation: piece p(x | params); Bernoulli elements by default.
         num_classes: number of classes, for p(x | y) given labels y.

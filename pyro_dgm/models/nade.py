@@ -23,6 +23,8 @@ class NADE(TractableModel):
         hidden: width of the hidden layers, which share their weights.
         activation: makes the activation layer.
         order: flat positions of the elements from first to last; as they lie by default.
+        shuffle: whether the order is random.
+        seed: of a random order.
         observation: piece p(x | params); Bernoulli elements by default.
         num_classes: number of classes, for p(x | y) given labels y.
         context_shape: shape of a context, (features,); () for none.
@@ -50,6 +52,8 @@ class NADE(TractableModel):
         hidden: int = 500,
         activation: Callable[[], nn.Module] = nn.Sigmoid,
         order: Sequence[int] | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
         observation: nn.Module | None = None,
         num_classes: int | None = None,
         context_shape: Sequence[int] = (),
@@ -63,6 +67,8 @@ class NADE(TractableModel):
             hidden=hidden,
             activation=activation,
             order=order,
+            shuffle=shuffle,
+            seed=seed,
             context_features=sum(self.context_shape),
         )
 

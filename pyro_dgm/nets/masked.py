@@ -64,6 +64,22 @@ def order_of(order: Sequence[int] | Tensor | None, size: int) -> Tensor:
     return found.long()
 
 
+def orders_of(
+    order: Sequence[int] | Tensor | None, size: int, number: int, *, shuffle: bool, generator: torch.Generator
+) -> Tensor:
+    """Several orders, (number, size): all that of :func:`order_of`, or each shuffled at random.
+
+    Example:
+        >>> orders_of(None, 3, 2, shuffle=False, generator=torch.Generator())
+        tensor([[0, 1, 2],
+                [0, 1, 2]])
+    """
+    first = order_of(order, size)
+    if not shuffle:
+        return first.expand(number, size)
+    return torch.stack([first[torch.randperm(size, generator=generator)] for _ in range(number)])
+
+
 def degrees_of(order: Tensor) -> Tensor:
     """The degree of each element, 1 for the first: (..., D) positions in order to (..., D) degrees.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.nets.masked import MaskedLinear, causal_mask, degrees_of, order_of
+from pyro_dgm.nets.masked import MaskedLinear, causal_mask, degrees_of, orders_of
 from pyro_dgm.nets.shapes import check_event, flatten_event, positive_sizes
 
 
@@ -31,7 +31,7 @@ class MaskedMLP(nn.Module):
         activation: makes one elementwise activation layer.
         order: flat positions of the elements from first to last; as they lie by default.
         num_masks: number M of masks.
-        shuffle: whether each mask but the first has a random order of its own.
+        shuffle: whether the order is random, another for each mask.
         seed: of what is drawn at random.
         direct: whether there are weights A from data to outputs.
         context_features: size of the context; 0 for none.
@@ -84,12 +84,8 @@ class MaskedMLP(nn.Module):
                 cure="direct=True, by which it sees it without them",
             )
         generator = torch.Generator().manual_seed(seed)
-        first = order_of(order, self.size)
-        others = [
-            first[torch.randperm(self.size, generator=generator)] if shuffle else first
-            for _ in range(num_masks - 1)
-        ]
-        self.register_buffer("orders", torch.stack([first, *others]), persistent=False)
+        orders = orders_of(order, self.size, num_masks, shuffle=shuffle, generator=generator)
+        self.register_buffer("orders", orders, persistent=False)
         degrees, least = degrees_of(self.orders), 0 if context_features else 1  # (masks, D)
         self.register_buffer("degrees_0", degrees, persistent=False)
         for place, width in enumerate(hidden, start=1):
@@ -102,6 +98,8 @@ class MaskedMLP(nn.Module):
         outputs = self.size * self.num_params
         self.out = MaskedLinear(hidden[-1], outputs) if hidden else None
         self.direct = MaskedLinear(self.size, outputs, bias=not hidden) if direct else None
+        if self.direct is not None:
+            nn.init.zeros_(self.direct.weight)  # so that an element that the data never change has no say
         self.context_features = context_features
         self.context_in = (
             nn.Linear(context_features, hidden[0], bias=False) if context_features and hidden else None

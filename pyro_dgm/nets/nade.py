@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_dgm.nets.masked import order_of
+from pyro_dgm.nets.masked import orders_of
 from pyro_dgm.nets.shapes import check_event, flatten_event, positive_sizes
 
 _BLOCK = 16  # elements whose hidden layers are computed at once, and then stay in the caches
@@ -29,6 +29,8 @@ class SharedWeights(nn.Module):
         hidden: width H of the hidden layers.
         activation: makes the elementwise activation layer.
         order: flat positions of the elements from first to last; as they lie by default.
+        shuffle: whether the order is random.
+        seed: of a random order.
         context_features: size of the context; 0 for none.
 
     Shape:
@@ -54,13 +56,17 @@ class SharedWeights(nn.Module):
         hidden: int = 500,
         activation: Callable[[], nn.Module] = nn.Sigmoid,
         order: Sequence[int] | Tensor | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
         context_features: int = 0,
     ) -> None:
         super().__init__()
         self.data_shape = positive_sizes(data_shape, "data_shape")
         self.size = math.prod(self.data_shape)
         self.num_params, self.hidden = positive_sizes((num_params, hidden), "num_params, hidden")
-        self.register_buffer("order", order_of(order, self.size), persistent=False)
+        generator = torch.Generator().manual_seed(seed)
+        (order,) = orders_of(order, self.size, 1, shuffle=shuffle, generator=generator)
+        self.register_buffer("order", order, persistent=False)
         self.activation = activation()
         # Row t of each belongs to the element that comes t-th.
         self.weight_in = nn.Parameter(torch.randn(self.size, hidden) / math.sqrt(self.size))
