@@ -56,7 +56,7 @@ class Autoregressive(TorchDistribution):
     Reference: The neural autoregressive distribution estimator (Larochelle, Murray, 2011).
     """
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
     has_rsample = False
 
     def __init__(

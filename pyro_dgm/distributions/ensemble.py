@@ -28,7 +28,7 @@ class Ensemble(TorchDistribution):
     Reference: A deep and tractable density estimator (Uria, Murray, Larochelle, 2014), of ensembles of orderings.
     """
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
     has_rsample = False
 
     def __init__(self, members: Sequence[TorchDistribution], *, validate_args: bool | None = None) -> None:

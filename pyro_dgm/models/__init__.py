@@ -6,11 +6,13 @@ from pyro_dgm.models.convolutional_vae import conv_vae
 from pyro_dgm.models.cvae import CVAE
 from pyro_dgm.models.draw import DRAW
 from pyro_dgm.models.fvsbn import FVSBN
+from pyro_dgm.models.gated_pixel_cnn import GatedPixelCNN
 from pyro_dgm.models.gaussian_mixture_vae import gmvae
 from pyro_dgm.models.hierarchical_vae import HierarchicalVAE
 from pyro_dgm.models.ladder_vae import LadderVAE
 from pyro_dgm.models.made import MADE
 from pyro_dgm.models.nade import NADE
+from pyro_dgm.models.pixel_cnn import PixelCNN
 from pyro_dgm.models.ppca import PPCA
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.models.vampprior_vae import vamp_vae
@@ -25,8 +27,10 @@ __all__ = [
     "VAE",
     "Autoencoder",
     "ConvDRAW",
+    "GatedPixelCNN",
     "HierarchicalVAE",
     "LadderVAE",
+    "PixelCNN",
     "conv_vae",
     "gmvae",
     "vamp_vae",

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from pyro_dgm.distributions import Autoregressive, BernoulliObservation
-from pyro_dgm.models.defaults import params_shape
-from pyro_dgm.models.tractable import TractableModel
+from pyro_dgm.models.autoregressive import AutoregressiveModel
 from pyro_dgm.nets import MaskedMLP
 
 
-class FVSBN(TractableModel):
+class FVSBN(AutoregressiveModel):
     r"""Fully visible sigmoid belief network.
 
     .. math:: p(x) = \prod_t p(x_{o(t)} \mid x_{o(1)}, \dots, x_{o(t-1)}), \qquad
@@ -55,20 +53,13 @@ class FVSBN(TractableModel):
         num_classes: int | None = None,
         context_shape: Sequence[int] = (),
     ) -> None:
-        super().__init__(data_shape, num_classes=num_classes, context_shape=context_shape)
-        self.observation = BernoulliObservation(self.data_shape) if observation is None else observation
-        (num_params, *_) = params_shape(self.observation, self.data_shape)
-        features = sum(self.context_shape)
+        super().__init__(data_shape, observation, num_classes=num_classes, context_shape=context_shape)
         self.network = MaskedMLP(
             self.data_shape,
-            num_params,
+            self.num_params,
             hidden=(),
             order=order,
             shuffle=shuffle,
             seed=seed,
-            context_features=features,
+            context_features=sum(self.context_shape),
         )
-
-    def forward(self, c: Tensor | None = None) -> Autoregressive:
-        """The distribution p(x | c)."""
-        return Autoregressive(self.network, self.observation, c)

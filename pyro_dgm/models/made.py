@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyro_dgm.distributions import Autoregressive, BernoulliObservation, Ensemble
-from pyro_dgm.models.defaults import params_shape
-from pyro_dgm.models.tractable import TractableModel
+from pyro_dgm.distributions import Autoregressive, Ensemble
+from pyro_dgm.models.autoregressive import AutoregressiveModel
 from pyro_dgm.nets import MaskedMLP
 
 
-class MADE(TractableModel):
+class MADE(AutoregressiveModel):
     r"""Masked autoencoder for distribution estimation.
 
     .. math:: p(x) = \prod_t p(x_{o(t)} \mid \theta_{o(t)}), \qquad \theta = \mathrm{masked\ network}(x)
@@ -51,6 +51,8 @@ class MADE(TractableModel):
         Germain, Gregor, Murray and Larochelle, "MADE: masked autoencoder for distribution estimation", 2015.
     """
 
+    network: MaskedMLP
+
     def __init__(
         self,
         data_shape: Sequence[int],
@@ -66,12 +68,10 @@ class MADE(TractableModel):
         num_classes: int | None = None,
         context_shape: Sequence[int] = (),
     ) -> None:
-        super().__init__(data_shape, num_classes=num_classes, context_shape=context_shape)
-        self.observation = BernoulliObservation(self.data_shape) if observation is None else observation
-        (num_params, *_) = params_shape(self.observation, self.data_shape)
+        super().__init__(data_shape, observation, num_classes=num_classes, context_shape=context_shape)
         self.network = MaskedMLP(
             self.data_shape,
-            num_params,
+            self.num_params,
             hidden=hidden,
             activation=activation,
             order=order,
@@ -91,11 +91,11 @@ class MADE(TractableModel):
             return self.masked(torch.randint(number, ()), c)
         return Ensemble([self.masked(which, c) for which in range(number)])
 
-    def masked(self, which: int | Tensor, c: Tensor | None = None) -> Autoregressive:
+    def masked(self, which: Any, c: Tensor | None = None) -> Autoregressive:
         """The distribution under one mask.
 
         Args:
-            which: number of the mask, from 0.
+            which: number of the mask, from 0; an integer, or a tensor for densities alone.
             c: contexts, where the model takes one.
         """
         network = self.network

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from pyro_dgm.distributions import Autoregressive, BernoulliObservation
-from pyro_dgm.models.defaults import params_shape
-from pyro_dgm.models.tractable import TractableModel
+from pyro_dgm.models.autoregressive import AutoregressiveModel
 from pyro_dgm.nets import SharedWeights
 
 
-class NADE(TractableModel):
+class NADE(AutoregressiveModel):
     r"""Neural autoregressive distribution estimator; RNADE with a mixture of normals as observation.
 
     .. math:: p(x) = \prod_t p(x_{o(t)} \mid \theta_t), \quad \theta_t = b'_t + V_t h_t, \quad
@@ -58,12 +56,10 @@ class NADE(TractableModel):
         num_classes: int | None = None,
         context_shape: Sequence[int] = (),
     ) -> None:
-        super().__init__(data_shape, num_classes=num_classes, context_shape=context_shape)
-        self.observation = BernoulliObservation(self.data_shape) if observation is None else observation
-        (num_params, *_) = params_shape(self.observation, self.data_shape)
+        super().__init__(data_shape, observation, num_classes=num_classes, context_shape=context_shape)
         self.network = SharedWeights(
             self.data_shape,
-            num_params,
+            self.num_params,
             hidden=hidden,
             activation=activation,
             order=order,
@@ -71,7 +67,3 @@ class NADE(TractableModel):
             seed=seed,
             context_features=sum(self.context_shape),
         )
-
-    def forward(self, c: Tensor | None = None) -> Autoregressive:
-        """The distribution p(x | c)."""
-        return Autoregressive(self.network, self.observation, c)

@@ -70,7 +70,8 @@ class TractableModel(Program):
         """p(x) or p(x | y); ``x`` (batch, *data_shape), or draws: ``n``, or one for each ``y``."""
         pyro.module(self.pyro_name, self)
         self._check(x, y)
-        with pyro.plate("data", n if x is None and y is None else len(x if y is None else y)):
+        batch = x if y is None else y
+        with pyro.plate("data", n if batch is None else len(batch)):
             if y is None and self.num_classes is not None:
                 y = pyro.sample("y", dist.Categorical(logits=self.uniform))
             return pyro.sample("x", self._given(y), obs=x)

@@ -4,11 +4,15 @@ from pyro_dgm.nets.attention import AttentiveRead, AttentiveWrite, FullRead, Ful
 from pyro_dgm.nets.conv import ConvDecoder, ConvEncoder
 from pyro_dgm.nets.filterbank import GaussianFilterbank
 from pyro_dgm.nets.gated import GatedLinear, GatedMLP
+from pyro_dgm.nets.gated_pixel_cnn import GatedConvNet
 from pyro_dgm.nets.labels import OneHot
 from pyro_dgm.nets.masked import MaskedLinear, causal_mask
+from pyro_dgm.nets.masked_conv import CausalConv2d, Cursor, MaskedConv2d, channel_groups
 from pyro_dgm.nets.masked_mlp import MaskedMLP
 from pyro_dgm.nets.mlp import MLP
 from pyro_dgm.nets.nade import SharedWeights
+from pyro_dgm.nets.pixel_cnn import MaskedConvNet
+from pyro_dgm.nets.raster import RasterNetwork
 from pyro_dgm.nets.recurrent import ConvLSTMCell, LSTMCell
 from pyro_dgm.nets.residual import ResidualBlock
 from pyro_dgm.nets.residual_mlp import ResidualMLP, ResidualTower
@@ -18,23 +22,30 @@ __all__ = [
     "MLP",
     "AttentiveRead",
     "AttentiveWrite",
+    "CausalConv2d",
     "ConvDecoder",
     "ConvEncoder",
     "ConvLSTMCell",
+    "Cursor",
     "FlattenEvent",
     "FullRead",
     "FullWrite",
+    "GatedConvNet",
     "GatedLinear",
     "GatedMLP",
     "GaussianFilterbank",
     "LSTMCell",
+    "MaskedConv2d",
+    "MaskedConvNet",
     "MaskedLinear",
     "MaskedMLP",
     "OneHot",
+    "RasterNetwork",
     "ResidualBlock",
     "ResidualMLP",
     "ResidualTower",
     "SharedWeights",
     "causal_mask",
+    "channel_groups",
     "flatten_event",
 ]

@@ -104,6 +104,6 @@ class MaskedLinear(nn.Linear):
         0.0
     """
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """W x + b with W masked; ``x`` (..., in_features), ``mask`` (out_features, in_features)."""
         return nn.functional.linear(x, self.weight * mask, self.bias)

@@ -92,19 +92,20 @@ class MaskedMLP(nn.Module):
             below = self._degrees(place - 1).amin(-1) if place > 1 else torch.full((num_masks,), least)
             drawn = _hidden_degrees(width, self.size, below, least, generator, spread=num_masks == 1)
             self.register_buffer(f"degrees_{place}", drawn, persistent=False)
-        widths = (self.size, *hidden)
+        widths, outputs = (self.size, *hidden), self.size * self.num_params
         self.hidden = nn.ModuleList(MaskedLinear(a, b) for a, b in pairwise(widths))
         self.activations = nn.ModuleList(activation() for _ in hidden)
-        outputs = self.size * self.num_params
-        self.out = MaskedLinear(hidden[-1], outputs) if hidden else None
-        self.direct = MaskedLinear(self.size, outputs, bias=not hidden) if direct else None
-        if self.direct is not None:
-            nn.init.zeros_(self.direct.weight)  # so that an element that the data never change has no say
+        self.out = MaskedLinear(widths[-1], outputs)
+        self.direct = MaskedLinear(self.size, outputs, bias=False) if direct and hidden else None
+        nn.init.zeros_(
+            (self.direct or self.out).weight
+        )  # an element that never changes in the data has no say
         self.context_features = context_features
-        self.context_in = (
-            nn.Linear(context_features, hidden[0], bias=False) if context_features and hidden else None
-        )
-        self.context_out = nn.Linear(context_features, outputs, bias=False) if context_features else None
+        self.context_in = self.context_out = None
+        if context_features:
+            self.context_out = nn.Linear(context_features, outputs, bias=False)
+            if hidden:
+                self.context_in = nn.Linear(context_features, hidden[0], bias=False)
 
     def _degrees(self, place: int) -> Tensor:
         """Degrees of the units of a layer, (masks, units); the data are layer 0."""
@@ -115,38 +116,30 @@ class MaskedMLP(nn.Module):
         which = torch.as_tensor(which, device=self.orders.device).reshape(1)
         degrees = [self._degrees(place).index_select(0, which)[0] for place in range(len(self.hidden) + 1)]
         outputs = degrees[0].repeat(self.num_params)
-        hidden = [causal_mask(a, b, strict=False) for a, b in pairwise(degrees)]
-        return (
-            hidden,
-            causal_mask(degrees[-1], outputs, strict=True),
-            causal_mask(degrees[0], outputs, strict=True),
-        )
+        hidden = [causal_mask(below, above, strict=False) for below, above in pairwise(degrees)]
+        last, direct = (causal_mask(below, outputs, strict=True) for below in (degrees[-1], degrees[0]))
+        return hidden, last, direct
 
     def forward(self, x: Tensor, context: Tensor | None = None, *, which: Tensor | int = 0) -> Tensor:
         """Parameters of each element given those before it, under the mask of this number."""
-        h = flatten_event(x, self.data_shape)
-        leading = h.shape[:-1]
+        data = h = flatten_event(x, self.data_shape)
         masks, last, direct = self._masks(which)
-        out: Tensor | float = 0.0
+        in_hidden, in_outputs = self._added(context)
+        for place, (layer, mask) in enumerate(zip(self.hidden, masks, strict=True)):
+            h = layer(h, mask) if place else layer(h, mask) + in_hidden
+            h = self.activations[place](h)
+        out = self.out(h, last) + in_outputs
         if self.direct is not None:
-            out = self.direct(h, direct)
-        if self.context_out is not None:
-            assert context is not None
-            check_event(context, (self.context_features,), "MaskedMLP context")
-            out = out + self.context_out(context)
-        for place, (layer, activation, mask) in enumerate(
-            zip(self.hidden, self.activations, masks, strict=True)
-        ):
-            h = layer(h, mask)
-            if place == 0 and self.context_in is not None:
-                h = h + self.context_in(context)
-            h = activation(h)
-        if self.out is not None:
-            out = out + self.out(h, last)
-        assert isinstance(out, Tensor)
-        return out.reshape((*out.shape[:-1], self.num_params, *self.data_shape)).expand(
-            (*torch.broadcast_shapes(leading, out.shape[:-1]), self.num_params, *self.data_shape)
-        )
+            out = out + self.direct(data, direct)
+        return out.reshape((*out.shape[:-1], self.num_params, *self.data_shape))
+
+    def _added(self, context: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
+        """What a context adds to the first hidden layer and to the outputs."""
+        if self.context_out is None:
+            return 0.0, 0.0
+        assert context is not None
+        check_event(context, (self.context_features,), "MaskedMLP context")
+        return 0.0 if self.context_in is None else self.context_in(context), self.context_out(context)
 
     def conditionals(
         self, number: int, context: Tensor | None = None, *, which: int = 0
@@ -157,35 +150,26 @@ class MaskedMLP(nn.Module):
         after it. All elements together take as many multiplications as one pass.
         """
         masks, last, direct = self._masks(which)
-        weights = [layer.weight * mask for layer, mask in zip(self.hidden, masks, strict=True)]
-        weight_out = None if self.out is None else self.out.weight * last
+        layers = [layer for layer in (*self.hidden, self.out) if isinstance(layer, MaskedLinear)]
+        weights = [layer.weight * mask for layer, mask in zip(layers, [*masks, last], strict=True)]
+        sums = [layer.bias.expand(number, -1).clone() for layer in layers]  # before the activations
+        in_hidden, in_outputs = self._added(context)
+        sums[-1] += in_outputs
+        if self.hidden:
+            sums[0] += in_hidden
         weight_direct = None if self.direct is None else self.direct.weight * direct
-        sums = [layer.bias.expand(number, -1).clone() for layer in self.hidden]  # before the activations
-        final = self.out if self.out is not None else self.direct
-        out = final.bias.expand(number, -1).clone()
-        if context is not None and self.context_out is not None:
-            out += self.context_out(context)
-            if self.context_in is not None:
-                sums[0] += self.context_in(context)
-        units = [
-            _by_degree(self._degrees(place)[which], self.size) for place in range(1, len(self.hidden) + 1)
-        ]
+        units = [_by_degree(self._degrees(place + 1)[which], self.size) for place in range(len(self.hidden))]
         for degree in range(self.size):  # of the elements known so far
             for place, groups in enumerate(units):
                 group = groups[degree]
-                if not len(group):
-                    continue
-                h = self.activations[place](sums[place][:, group])
-                if place + 1 < len(units):
+                if len(group):
+                    h = self.activations[place](sums[place][:, group])
                     sums[place + 1] += h @ weights[place + 1][:, group].T
-                else:
-                    out += h @ weight_out[:, group].T
             index = self.orders[which, degree : degree + 1]
-            value = yield index, out.reshape(number, self.num_params, self.size)[..., index]
-            if weights:
-                sums[0] += value @ weights[0][:, index].T
+            value = yield index, sums[-1].reshape(number, self.num_params, self.size)[..., index]
+            sums[0] += value @ weights[0][:, index].T
             if weight_direct is not None:
-                out += value @ weight_direct[:, index].T
+                sums[-1] += value @ weight_direct[:, index].T
 
 
 def _hidden_degrees(

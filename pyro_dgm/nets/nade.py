@@ -65,8 +65,8 @@ class SharedWeights(nn.Module):
         self.size = math.prod(self.data_shape)
         self.num_params, self.hidden = positive_sizes((num_params, hidden), "num_params, hidden")
         generator = torch.Generator().manual_seed(seed)
-        (order,) = orders_of(order, self.size, 1, shuffle=shuffle, generator=generator)
-        self.register_buffer("order", order, persistent=False)
+        orders = orders_of(order, self.size, 1, shuffle=shuffle, generator=generator)
+        self.register_buffer("order", orders[0], persistent=False)
         self.activation = activation()
         # Row t of each belongs to the element that comes t-th.
         self.weight_in = nn.Parameter(torch.randn(self.size, hidden) / math.sqrt(self.size))

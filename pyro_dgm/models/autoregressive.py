@@ -1,0 +1,47 @@
+"""What all autoregressive models share: an observation, a causal network, and the distribution of the two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pyro_dgm.distributions import Autoregressive, BernoulliObservation
+from pyro_dgm.models.defaults import params_shape
+from pyro_dgm.models.tractable import TractableModel
+
+
+class AutoregressiveModel(TractableModel):
+    """Program :math:`p(x | c) = prod_t p(x_t | x_{<t}, c)`; abstract.
+
+    A subclass makes ``network``, from data and context to ``num_params`` parameters of each element given those before
+    it.
+
+    Args:
+        data_shape: shape of one datum.
+        observation: piece p(x | params); Bernoulli elements if None.
+        num_classes: number of classes of y; None if y is no label.
+        context_shape: shape of one context; () for none.
+
+    Raises:
+        InvalidInput: see :class:`~pyro_dgm.models.tractable.TractableModel`; an observation that does not say how many
+            parameters it takes.
+    """
+
+    network: nn.Module
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        observation: nn.Module | None,
+        *,
+        num_classes: int | None,
+        context_shape: Sequence[int],
+    ) -> None:
+        super().__init__(data_shape, num_classes=num_classes, context_shape=context_shape)
+        self.observation = BernoulliObservation(self.data_shape) if observation is None else observation
+        (self.num_params, *_) = params_shape(self.observation, self.data_shape)
+
+    def forward(self, c: Tensor | None = None) -> Autoregressive:
+        """The distribution p(x | c)."""
+        return Autoregressive(self.network, self.observation, c, context_dims=len(self.context_shape))
