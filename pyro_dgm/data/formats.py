@@ -1,4 +1,4 @@
-"""Two file formats read from bytes: the idx arrays of MNIST and the text rows of binarised MNIST."""
+"""File formats read from bytes: the idx arrays of MNIST, and rows of binary digits in text."""
 
 from __future__ import annotations
 
@@ -41,14 +41,20 @@ def read_idx(content: bytes, *, name: str) -> np.ndarray:
     return values.reshape(shape)
 
 
-def read_amat(content: bytes, *, columns: int, name: str) -> np.ndarray:
-    """Rows of 0 and 1 in text, one space between two digits and a newline after each row; uint8 (N, columns).
+def read_digits(content: bytes, *, columns: int, name: str, separator: str = " ") -> np.ndarray:
+    """Rows of 0 and 1 in text, a separator between two digits and a newline after each row; uint8 (N, columns).
+
+    Args:
+        content: the whole file.
+        columns: digits in a row.
+        name: what to call the file in an error.
+        separator: the character between two digits.
 
     Raises:
         IntegrityError: anything else than that.
 
     Example:
-        >>> read_amat(b"0 1 1" + bytes([10]) + b"1 0 0" + bytes([10]), columns=3, name="rows")
+        >>> read_digits(b"0 1 1" + bytes([10]) + b"1 0 0" + bytes([10]), columns=3, name="rows")
         array([[0, 1, 1],
                [1, 0, 0]], dtype=uint8)
 
@@ -63,6 +69,6 @@ def read_amat(content: bytes, *, columns: int, name: str) -> np.ndarray:
     rows = text.reshape(-1, 2 * columns)
     digits = rows[:, ::2] - np.uint8(ord("0"))  # a byte below "0" wraps round to a large number
     gaps = rows[:, 1::2]
-    if digits.max() > 1 or (gaps[:, :-1] != ord(" ")).any() or (gaps[:, -1] != ord("\n")).any():
-        raise IntegrityError("not rows of 0 and 1", where=name, expected="digits parted by one space")
+    if digits.max() > 1 or (gaps[:, :-1] != ord(separator)).any() or (gaps[:, -1] != ord("\n")).any():
+        raise IntegrityError("not rows of 0 and 1", where=name, expected=f"digits parted by {separator!r}")
     return digits

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_dgm.data import originals
 from pyro_dgm.data.download import Original, read_original
-from pyro_dgm.data.formats import read_amat, read_idx
+from pyro_dgm.data.formats import read_digits, read_idx
 from pyro_dgm.data.preprocessing import Binarize, Preparation, frozen_permutation
 from pyro_dgm.data.splits import Dataset
 
@@ -215,7 +215,7 @@ class BinarizedMNIST(Dataset):
         preparation = Preparation(2)
         files = originals.BINARIZED_MNIST_FILES
         xs = [
-            torch.from_numpy(read_amat(read_original(file, mirror=mirror), columns=784, name=file.name))
+            torch.from_numpy(read_digits(read_original(file, mirror=mirror), columns=784, name=file.name))
             .float()
             .reshape(-1, 1, 28, 28)
             for file in files

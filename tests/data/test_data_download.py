@@ -21,7 +21,7 @@ import torch
 
 from pyro_dgm.data import MNIST, BinarizedMNIST, originals
 from pyro_dgm.data.download import Original
-from pyro_dgm.data.formats import read_amat, read_idx
+from pyro_dgm.data.formats import read_digits, read_idx
 from pyro_dgm.errors import Fault, IntegrityError, InvalidInput, ResourceError
 
 # pooch leaves the socket of a failed transfer to the garbage collector, which warns of it
@@ -262,4 +262,4 @@ def test_other_bytes_are_no_idx(content: bytes) -> None:
 @pytest.mark.parametrize("content", [b"", b"0 1\n0", b"0 2\n", b"0,1\n", b"0 1 ", b"0 \n1 \n"])
 def test_other_bytes_are_no_rows_of_bits(content: bytes) -> None:
     with pytest.raises(IntegrityError):
-        read_amat(content, columns=2, name="file")
+        read_digits(content, columns=2, name="file")
