@@ -23,6 +23,7 @@ from pyro_dgm.models import (
     NADE,
     PPCA,
     VAE,
+    BayesianNetwork,
     ConvDRAW,
     GatedPixelCNN,
     HierarchicalVAE,
@@ -81,6 +82,10 @@ PROGRAMS = {
 }
 # Without latent variables: log p(x) is exact, and NUTS has nothing to draw.
 TRACTABLE = {
+    "bayesian_network": (
+        lambda: BayesianNetwork({"a": 2, "b": 3, "c": 2}, {"b": ["a"], "c": ["a", "b"]}),
+        lambda n: torch.stack([torch.randint(k, (n,)) for k in (2, 3, 2)], -1).float(),
+    ),
     "fvsbn": (lambda: FVSBN(SHAPE), binary),
     "nade": (lambda: NADE(SHAPE, hidden=8), binary),
     "made": (lambda: MADE(SHAPE, hidden=(70, 66)), binary),

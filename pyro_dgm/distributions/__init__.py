@@ -3,6 +3,7 @@
 from pyro_dgm.distributions.amortized import Amortized
 from pyro_dgm.distributions.autoregressive import Autoregressive
 from pyro_dgm.distributions.beta_binomial import GridBetaBinomial
+from pyro_dgm.distributions.directed_tables import DirectedTables
 from pyro_dgm.distributions.discretized_logistic import DiscretizedLogistic
 from pyro_dgm.distributions.energy import Energy, Unnormalized
 from pyro_dgm.distributions.ensemble import Ensemble
@@ -36,6 +37,7 @@ __all__ = [
     "CategoricalObservation",
     "DiagonalNormal",
     "DiagonalNormalMixture",
+    "DirectedTables",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixtureObservation",
     "DiscretizedLogisticObservation",

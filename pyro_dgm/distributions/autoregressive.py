@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class Autoregressive(TorchDistribution):
         network: maps data (..., *data_shape) and the context to outputs (..., num_params, *data_shape).
         observation: piece that maps these outputs to the distribution of the elements, such as an ``Observation``.
         context: what is conditioned on, (*batch_shape, *context event); passed to the network beside the data.
+        event_shape: shape of one datum; that of the observation, its ``data_shape``, by default.
         context_dims: dimensions of one context.
         conditionals: function of (number of draws n, context (n, ...)) that makes a generator of conditionals; by
             default the network's own.
@@ -65,6 +66,7 @@ class Autoregressive(TorchDistribution):
         observation: Callable[[Tensor], Any],
         context: Tensor | None = None,
         *,
+        event_shape: Sequence[int] | None = None,
         context_dims: int = 1,
         conditionals: Callable[[int, Tensor | None], Conditionals] | None = None,
         order: Tensor | None = None,
@@ -75,8 +77,9 @@ class Autoregressive(TorchDistribution):
         self._conditionals = getattr(network, "conditionals", None) if conditionals is None else conditionals
         self._order = order
         batch_shape = torch.Size() if context is None else context.shape[: context.dim() - context_dims]
-        event_shape = torch.Size(observation.data_shape)  # type: ignore[attr-defined]
-        super().__init__(batch_shape, event_shape, validate_args=False)
+        if event_shape is None:
+            event_shape = observation.data_shape  # type: ignore[attr-defined]
+        super().__init__(batch_shape, torch.Size(event_shape), validate_args=False)
         self._validate_args = torch.distributions.Distribution._validate_args
         if validate_args is not None:
             self._validate_args = validate_args

@@ -1,6 +1,7 @@
 """Models: one file per paper."""
 
 from pyro_dgm.models.autoencoder import Autoencoder
+from pyro_dgm.models.bayesian_network import BayesianNetwork
 from pyro_dgm.models.conv_draw import ConvDRAW
 from pyro_dgm.models.convolutional_vae import conv_vae
 from pyro_dgm.models.cvae import CVAE
@@ -26,6 +27,7 @@ __all__ = [
     "PPCA",
     "VAE",
     "Autoencoder",
+    "BayesianNetwork",
     "ConvDRAW",
     "GatedPixelCNN",
     "HierarchicalVAE",

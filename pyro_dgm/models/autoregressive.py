@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pyro_dgm.distributions import Autoregressive, BernoulliObservation
+from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models.defaults import params_shape
 from pyro_dgm.models.tractable import TractableModel
 
@@ -24,8 +27,8 @@ class AutoregressiveModel(TractableModel):
         context_shape: shape of one context; () for none.
 
     Raises:
-        InvalidInput: see :class:`~pyro_dgm.models.tractable.TractableModel`; an observation that does not say how many
-            parameters it takes.
+        InvalidInput: see :class:`~pyro_dgm.models.tractable.TractableModel`; an observation of other data, or one that
+            does not say how many parameters it takes.
     """
 
     network: nn.Module
@@ -41,7 +44,32 @@ class AutoregressiveModel(TractableModel):
         super().__init__(data_shape, num_classes=num_classes, context_shape=context_shape)
         self.observation = BernoulliObservation(self.data_shape) if observation is None else observation
         (self.num_params, *_) = params_shape(self.observation, self.data_shape)
+        self._try_observation()
 
     def forward(self, c: Tensor | None = None) -> Autoregressive:
         """The distribution p(x | c)."""
-        return Autoregressive(self.network, self.observation, c, context_dims=len(self.context_shape))
+        return self.of(self.network, c)
+
+    def of(self, network: Callable[..., Tensor], c: Tensor | None, **options: Any) -> Autoregressive:
+        """The distribution of a network's outputs; ``options`` are those of :class:`Autoregressive`."""
+        dims = len(self.context_shape)
+        return Autoregressive(
+            network, self.observation, c, event_shape=self.data_shape, context_dims=dims, **options
+        )
+
+    @torch.no_grad()
+    def _try_observation(self) -> None:
+        """Raises where the observation is of other data."""
+        value: Any
+        try:
+            shape = self.observation(torch.zeros(self.num_params, *self.data_shape)).event_shape
+            value, fits = tuple(shape), shape == self.data_shape
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+            value, fits = str(error).split("\n")[0], False
+        if not fits:
+            raise InvalidInput(
+                "pieces that do not fit",
+                where=f"observation of {type(self).__name__}",
+                value=value,
+                expected=f"a distribution of event shape {self.data_shape} for {self.num_params} parameters each",
+            )

@@ -99,9 +99,6 @@ class MADE(AutoregressiveModel):
             c: contexts, where the model takes one.
         """
         network = self.network
-        return Autoregressive(
-            partial(network, which=which),
-            self.observation,
-            c,
-            conditionals=partial(network.conditionals, which=which),
+        return self.of(
+            partial(network, which=which), c, conditionals=partial(network.conditionals, which=which)
         )

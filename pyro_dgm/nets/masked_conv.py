@@ -17,6 +17,10 @@ def channel_groups(width: int, num_channels: int) -> Tensor:
 
     Maps of group g know the pixels before theirs and, of their own, the channels before g (and what mask B adds).
 
+    Args:
+        width: number of feature maps.
+        num_channels: channels of the data.
+
     Example:
         >>> channel_groups(5, 3)
         tensor([0, 1, 2, 0, 1])
