@@ -29,6 +29,7 @@ from pyro_dgm.models import (
     HierarchicalVAE,
     LadderVAE,
     PixelCNN,
+    PixelRNN,
     conv_vae,
     gmvae,
     vamp_vae,
@@ -95,6 +96,11 @@ TRACTABLE = {
         lambda n: (binary(n), torch.arange(n) % 4),
     ),
     "pixel_cnn": (lambda: PixelCNN(SHAPE, channels=8, num_layers=2), binary),
+    "pixel_rnn": (lambda: PixelRNN(SHAPE, hidden=4, num_layers=1), binary),
+    "diagonal_pixel_rnn": (
+        lambda: PixelRNN(SHAPE, hidden=4, num_layers=1, layer=nets.DiagonalBiLSTM),
+        binary,
+    ),
     "gated_pixel_cnn": (lambda: GatedPixelCNN(SHAPE, channels=8, num_layers=2), binary),
     "gated_pixel_cnn_of_greys": (
         lambda: GatedPixelCNN(

@@ -14,6 +14,7 @@ from pyro_dgm.models.ladder_vae import LadderVAE
 from pyro_dgm.models.made import MADE
 from pyro_dgm.models.nade import NADE
 from pyro_dgm.models.pixel_cnn import PixelCNN
+from pyro_dgm.models.pixel_rnn import PixelRNN
 from pyro_dgm.models.ppca import PPCA
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.models.vampprior_vae import vamp_vae
@@ -33,6 +34,7 @@ __all__ = [
     "HierarchicalVAE",
     "LadderVAE",
     "PixelCNN",
+    "PixelRNN",
     "conv_vae",
     "gmvae",
     "vamp_vae",

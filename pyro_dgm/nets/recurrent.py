@@ -56,7 +56,7 @@ def over_images(layer: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return out.reshape(*leading, *out.shape[1:])
 
 
-def _remember(gates: Tensor, cell: Tensor, dim: int) -> Memory:
+def remember(gates: Tensor, cell: Tensor, dim: int) -> Memory:
     """The new memory: cell' = sigmoid(f) cell + sigmoid(i) tanh(g), h' = sigmoid(o) tanh(cell')."""
     kept, let_in, let_out, new = gates.chunk(4, dim)
     cell = kept.sigmoid() * cell + let_in.sigmoid() * new.tanh()
@@ -104,7 +104,7 @@ class LSTMCell(nn.Module):
 
     def forward(self, memory: Memory, *inputs: Tensor) -> Memory:
         """The memory after one step."""
-        return _remember(self.of_inputs(join(*inputs)) + self.of_state(memory.h), memory.cell, -1)
+        return remember(self.of_inputs(join(*inputs)) + self.of_state(memory.h), memory.cell, -1)
 
 
 class ConvLSTMCell(nn.Module):
@@ -148,4 +148,4 @@ class ConvLSTMCell(nn.Module):
     def forward(self, memory: Memory, *inputs: Tensor) -> Memory:
         """The memory after one step."""
         gates = over_images(self.gates, join(*inputs, memory.h, event_dims=3))
-        return _remember(gates, memory.cell, -3)
+        return remember(gates, memory.cell, -3)

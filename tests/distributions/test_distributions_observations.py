@@ -14,7 +14,10 @@ from torch import Tensor
 from pyro_dgm.distributions import (
     BernoulliObservation,
     BetaBinomialObservation,
+    CategoricalObservation,
+    DiscretizedLogisticMixtureObservation,
     DiscretizedLogisticObservation,
+    NormalMixtureObservation,
     NormalObservation,
     Observation,
 )
@@ -27,6 +30,12 @@ OBSERVATIONS: dict[str, Callable[[], Observation]] = {
     "normal, heteroscedastic": lambda: NormalObservation(SHAPE, heteroscedastic=True),
     "discretized logistic": lambda: DiscretizedLogisticObservation(SHAPE, levels=17),
     "discretized logistic, 8 bits": lambda: DiscretizedLogisticObservation(SHAPE),
+    "categorical": lambda: CategoricalObservation(SHAPE, levels=17),
+    "logistic mixture": lambda: DiscretizedLogisticMixtureObservation(SHAPE, levels=17, num_components=3),
+    "logistic mixture, 16 bits": lambda: DiscretizedLogisticMixtureObservation(
+        SHAPE, levels=65536, num_components=3
+    ),
+    "normal mixture": lambda: NormalMixtureObservation(SHAPE, num_components=3),
     "beta-binomial": lambda: BetaBinomialObservation(SHAPE, levels=17),
     "beta-binomial, 8 bits": lambda: BetaBinomialObservation(SHAPE),
 }
@@ -51,9 +60,20 @@ def test_shapes_are_those_of_the_data(name: str, leading: tuple[int, ...]) -> No
     assert p.batch_shape == leading and p.event_shape == SHAPE == observation.data_shape
     x = p.sample((3,))
     assert x.shape == (3, *leading, *SHAPE) and x.dtype == torch.float64
-    assert p.has_rsample == (observation.levels is None)
+    assert p.has_rsample == (name in {"normal", "normal, heteroscedastic"})
     assert p.mean.shape == (*leading, *SHAPE) and p.log_prob(x).shape == (3, *leading)
     assert p.support.check(x).all()
+
+
+@each_observation
+def test_some_elements_alone_are_those_of_the_whole(name: str) -> None:
+    observation, params = build(name, 4)
+    torch.nn.init.normal_(observation.offset)
+    x, index = observation(params).sample(), torch.tensor([5, 0, 2])
+    alone = observation.at(params.flatten(2)[..., index], index)
+    assert alone.batch_shape == (4, 3) and alone.event_shape == ()
+    log_p = observation(params).base_dist.log_prob(x).flatten(1)
+    torch.testing.assert_close(alone.log_prob(x.flatten(1)[:, index]), log_p[:, index], rtol=1e-13, atol=0)
 
 
 @each_observation
@@ -229,6 +249,10 @@ def test_levels_and_numbers_of_parameters_are_stated() -> None:
         "bernoulli": (2, 1),
         "normal": (None, 1),
         "normal, heteroscedastic": (None, 2),
+        "categorical": (17, 17),
+        "logistic mixture": (17, 9),
+        "logistic mixture, 16 bits": (65536, 9),
+        "normal mixture": (None, 9),
         "discretized logistic": (17, 2),
         "discretized logistic, 8 bits": (256, 2),
         "beta-binomial": (17, 2),

@@ -1,16 +1,15 @@
 """Laws of WaveNet's network and its two samplers, in float64 at random parameters, each with its mutants."""
 
+import copy
 import itertools
 from functools import partial
-from unittest import mock
 
 import torch
 from scipy.stats import chi2
 from torch import nn
 
 from pyro_dgm.distributions import Autoregressive, CategoricalObservation
-from pyro_dgm.nets import wavenet
-from pyro_dgm.nets.causal_conv import CausalConv1d, queue_slots
+from pyro_dgm.nets.causal_conv import CausalConv1d
 from pyro_dgm.nets.wavenet import WaveNetStack, one_sample
 from tests.laws.listed import as_tests
 
@@ -33,7 +32,7 @@ def at_random(network):
         for value in network.parameters():
             value.normal_(std=0.7)
         for layer in (network.hidden, network.last):
-            layer.weight.mul_(0.15)
+            layer.weight.mul_(0.25)
     return network
 
 
@@ -219,26 +218,18 @@ def law_receptive_field_is_measured(make):
 # ---- one sample after the other
 
 
-def faulty(**replacements):
-    """Conditionals with parts of the module replaced."""
-
-    def conditionals(*args):
-        with mock.patch.multiple(wavenet, **replacements):
-            yield from WaveNetStack.conditionals(*args)
-
-    return conditionals
+def later_rings(network, number, context):
+    """What is kept is taken from rings for dilations that are off by one."""
+    twin = copy.deepcopy(network)
+    for gate in twin._gates():
+        gate.dilation += 1  # the convolution itself has its own
+    return twin.conditionals(number, context)
 
 
-def later_rings(layers, length):
-    """Rings of layers whose dilations are off by one."""
-    return queue_slots(
-        [CausalConv1d(1, 1, layer.kernel_size, dilation=layer.dilation + 1) for layer in layers], length
-    )
-
-
-def with_a_first_level(weights, terms, queues, slots, embedded):
+def with_a_first_level(weights, terms, queues, slots, x, index):
     """The first sample comes after a level of zero, not after nothing."""
-    return one_sample(weights, terms, queues, slots, torch.where(queues.any(), embedded, -1.0))
+    weights = weights._replace(first_bias=weights.first_bias - (index == 0) * weights.first[0])
+    return one_sample(weights, terms, queues, slots, x, index)
 
 
 def without_residual_biases(weights, *inputs):
@@ -246,9 +237,9 @@ def without_residual_biases(weights, *inputs):
 
 
 SAMPLER_FAULTS = {
-    "dilations off by one": faulty(queue_slots=later_rings),
-    "a sample before the first": faulty(one_sample=with_a_first_level),
-    "no residual biases": faulty(one_sample=without_residual_biases),
+    "dilations off by one": later_rings,
+    "a sample before the first": partial(WaveNetStack.conditionals, step=with_a_first_level),
+    "no residual biases": partial(WaveNetStack.conditionals, step=without_residual_biases),
 }
 
 
@@ -331,6 +322,10 @@ test_law_holds, test_law_catches_mutant = as_tests(
             },
         ),
         (law_cached_draws_are_naive_draws, SAMPLERS, BROKEN_SAMPLERS),
-        (law_draws_have_the_exact_distribution, SAMPLERS, BROKEN_SAMPLERS),
+        (
+            law_draws_have_the_exact_distribution,
+            SAMPLERS,
+            {name: found for name, found in BROKEN_SAMPLERS.items() if "plain" in name or "global" in name},
+        ),
     ]
 )

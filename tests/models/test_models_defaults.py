@@ -24,6 +24,7 @@ MAKERS = {
     "MADE": lambda **pieces: models.MADE(SHAPE, hidden=(5,), **pieces),
     "PixelCNN": lambda **pieces: models.PixelCNN(SHAPE, channels=3, num_layers=1, **pieces),
     "GatedPixelCNN": lambda **pieces: models.GatedPixelCNN(SHAPE, channels=3, num_layers=1, **pieces),
+    "PixelRNN": lambda **pieces: models.PixelRNN(SHAPE, hidden=2, num_layers=1, **pieces),
     "gmvae": lambda **pieces: models.gmvae(SHAPE, 2, hidden=(5,), **pieces),
     "vamp_vae": lambda **pieces: models.vamp_vae(SHAPE, 2, hidden=(5,), num_components=3, **pieces),
 }
