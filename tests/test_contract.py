@@ -30,6 +30,7 @@ from pyro_dgm.models import (
     LadderVAE,
     PixelCNN,
     PixelRNN,
+    WaveNet,
     conv_vae,
     gmvae,
     vamp_vae,
@@ -100,6 +101,12 @@ TRACTABLE = {
     "diagonal_pixel_rnn": (
         lambda: PixelRNN(SHAPE, hidden=4, num_layers=1, layer=nets.DiagonalBiLSTM),
         binary,
+    ),
+    "wavenet": (
+        lambda: WaveNet(
+            (20,), channels=4, num_layers=3, observation=distributions.CategoricalObservation((20,), 9)
+        ),
+        lambda n: torch.randint(0, 9, (n, 20)) / 8.0,
     ),
     "gated_pixel_cnn": (lambda: GatedPixelCNN(SHAPE, channels=8, num_layers=2), binary),
     "gated_pixel_cnn_of_greys": (

@@ -18,6 +18,7 @@ from pyro_dgm.models.pixel_rnn import PixelRNN
 from pyro_dgm.models.ppca import PPCA
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.models.vampprior_vae import vamp_vae
+from pyro_dgm.models.wavenet import WaveNet
 
 __all__ = [
     "CVAE",
@@ -35,6 +36,7 @@ __all__ = [
     "LadderVAE",
     "PixelCNN",
     "PixelRNN",
+    "WaveNet",
     "conv_vae",
     "gmvae",
     "vamp_vae",

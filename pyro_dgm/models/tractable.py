@@ -89,13 +89,18 @@ class TractableModel(Program):
             num: number of draws.
             y: what is given: one for all draws, or one for each; labels are drawn by default.
         """
+        c = self.contexts(num, y)
+        return self().sample((num,)) if c is None else self(c).sample()
+
+    def contexts(self, num: int, y: Tensor | int | None) -> Tensor | None:
+        """Contexts (num, *context_shape) of draws given ``y``, as for :meth:`sample`; None where there are none."""
         if not self.context_shape:
-            return self().sample((num,))
+            return None
         if y is None:
             self._check(None, None)
         y = given_for(num, y, uniform=self.uniform, shape=self.given_shape)
         self._check(None, y, values=True)
-        return self._given(y).sample()
+        return y if self.context is None else self.context(y)
 
     def _given(self, y: Tensor | None) -> dist.TorchDistribution:
         """p(x | y), or p(x) where the model takes no context."""

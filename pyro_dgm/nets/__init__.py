@@ -1,6 +1,7 @@
 """Networks that know nothing of Pyro; every one accepts any leading dimensions."""
 
 from pyro_dgm.nets.attention import AttentiveRead, AttentiveWrite, FullRead, FullWrite
+from pyro_dgm.nets.causal_conv import CausalConv1d, Upsampling
 from pyro_dgm.nets.conv import ConvDecoder, ConvEncoder
 from pyro_dgm.nets.diagonal_lstm import DiagonalBiLSTM
 from pyro_dgm.nets.filterbank import GaussianFilterbank
@@ -21,11 +22,13 @@ from pyro_dgm.nets.residual import ResidualBlock
 from pyro_dgm.nets.residual_mlp import ResidualMLP, ResidualTower
 from pyro_dgm.nets.row_lstm import RowLSTM
 from pyro_dgm.nets.shapes import FlattenEvent, flatten_event
+from pyro_dgm.nets.wavenet import WaveNetStack
 
 __all__ = [
     "MLP",
     "AttentiveRead",
     "AttentiveWrite",
+    "CausalConv1d",
     "CausalConv2d",
     "ConvDecoder",
     "ConvEncoder",
@@ -53,6 +56,8 @@ __all__ = [
     "ResidualTower",
     "RowLSTM",
     "SharedWeights",
+    "Upsampling",
+    "WaveNetStack",
     "causal_mask",
     "channel_groups",
     "flatten_event",

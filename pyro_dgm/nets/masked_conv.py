@@ -111,6 +111,15 @@ class CausalConv2d(nn.Conv2d):
         positive_sizes((in_channels, out_channels), "channels")
         super().__init__(in_channels, out_channels, (above + 1, left + right + 1), bias=bias)
         self.above, self.left, self.right = above, left, right
+        self.start(torch.ones_like(self.weight))
+
+    @torch.no_grad()
+    def start(self, mask: Tensor) -> None:
+        """Draws the weight anew, so that outputs have the variance of the inputs, of which a mask hides some."""
+        fan_in = mask.flatten(1).sum(1).clamp(min=1).reshape(-1, 1, 1, 1)
+        self.weight.normal_().div_(fan_in.sqrt())
+        if self.bias is not None:
+            self.bias.zero_()
 
     def masked_weight(self) -> Tensor:
         """The weight with which the maps are convolved."""
@@ -190,6 +199,7 @@ class MaskedConv2d(CausalConv2d):
         seen = place * channels + in_groups[:, None]  # (in_channels, taps)
         mask = causal_mask(seen.flatten(), out_groups, strict=strict).reshape(self.weight.shape)
         self.register_buffer("mask", mask, persistent=False)
+        self.start(mask)
 
     def masked_weight(self) -> Tensor:
         """The weight with its masked taps at zero."""

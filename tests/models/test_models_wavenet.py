@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pyro_dgm.distributions import (
+    Autoregressive,
     BernoulliObservation,
     CategoricalObservation,
     DiscretizedLogisticMixtureObservation,
@@ -136,6 +137,17 @@ class Plain(nn.Module):
         return self.piece(params)
 
 
+@torch.no_grad()
+def test_cached_draws_of_16_bits_are_naive_draws():
+    program = small(observation=DiscretizedLogisticMixtureObservation((T,), 65536, num_components=3))
+    found = []
+    for p in (program(), Autoregressive(lambda x, c: program.network(x), program.observation)):
+        torch.manual_seed(1)
+        found.append(p.sample((20,)))
+    assert torch.equal(*(k.double() for k in found))
+    assert program().support.check(found[0]).all()
+
+
 # ---- where it starts
 
 
@@ -179,7 +191,15 @@ def both(program, num, **given):
     return found
 
 
-def test_compiled_draws_are_plain_draws():
+@pytest.fixture(params=["traced", pytest.param("compiled", marks=pytest.mark.slow)])
+def how(request, monkeypatch):
+    """Steps that are traced alone, which takes a second, and steps that are compiled too."""
+    if request.param == "traced":
+        monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs, options: graph)
+    return request.param
+
+
+def test_compiled_draws_are_plain_draws_whatever_becomes_of_the_program(how):
     """One waveform with local features; in float64 the two must be equal, and leave the same random state."""
     program = small(context_shape=(2, T))
     c = torch.randn(2, T, dtype=torch.float64)
@@ -201,7 +221,6 @@ def test_compiled_draws_are_plain_draws():
     assert not any("_steps" in name for name in program.state_dict())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("observation", "num", "options"),
     [
@@ -211,7 +230,23 @@ def test_compiled_draws_are_plain_draws():
         (DiscretizedLogisticMixtureObservation((T,), 65536, num_components=3), 1, {}),
         (DiscretizedLogisticMixtureObservation((T,), 65536, num_components=3), 2, {"num_layers": 1}),
     ],
+    ids=["kernel 3", "labels", "513 draws", "16 bits", "16 bits, one layer"],
 )
-def test_compiled_draws_of_all_kinds_are_plain_draws(observation, num, options):
+def test_compiled_draws_of_all_kinds_are_plain_draws(how, observation, num, options):
     (plain, state), (compiled, state_after) = both(small(observation=observation, **options), num)
     assert torch.equal(plain, compiled) and torch.equal(state, state_after)
+
+
+def test_a_step_that_draws_anew_would_be_found(monkeypatch):
+    """The mutant: a compiled step with random numbers of its own."""
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs, options: twice(graph))
+    (plain, state), (compiled, state_after) = both(small(), 1)
+    assert not torch.equal(plain, compiled) and not torch.equal(state, state_after)
+
+
+def twice(graph):
+    def run(*inputs):
+        torch.rand(())
+        return graph(*inputs)
+
+    return run
