@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import TorchDistribution, validation_enabled
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -42,6 +42,7 @@ class Autoregressive(TorchDistribution):
         validate_args: check values; Pyro's global setting if None.
 
     Raises:
+        InvalidInput: from ``log_prob``, data of another shape.
         ValueError: from ``log_prob``, with validation, for values outside the support of the observation.
 
     Example:
@@ -119,13 +120,24 @@ class Autoregressive(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x | c), exact; ``value`` (..., *event_shape) to (...)."""
-        leading = value.shape[: value.dim() - len(self.event_shape)]
+        leading = value.shape[: max(0, value.dim() - len(self.event_shape))]
+        if value.shape[len(leading) :] != self.event_shape:
+            raise InvalidInput(
+                "wrong event shape",
+                where="data of an autoregressive model",
+                value=tuple(value.shape),
+                expected=f"(..., {', '.join(map(str, self.event_shape))})",
+            )
         shape = torch.broadcast_shapes(leading, self.batch_shape)
         context = self.context
         if context is not None:
             context = context.expand(shape + self._context_shape)
             value = value.expand(shape + self.event_shape)
-        log_p = self.observation(self.network(value, context)).log_prob(value)
+        if self._validate_args:
+            self._validate_sample(value)
+        params = self.network(value, context)
+        with validation_enabled(False):  # of the observation's own, which is made anew at each call
+            log_p = self.observation(params).log_prob(value)
         return log_p.expand(shape)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008

@@ -40,7 +40,7 @@ class CategoricalObservation(Observation):
         super().__init__(data_shape, num_params=levels, levels=levels)
 
     def _centered(self, x: Tensor) -> Tensor:
-        k = (x * (self.levels - 1)).round().long()
+        k = (x * (self.levels - 1)).round().long().clamp(0, self.levels - 1)  # log_prob refuses others
         counts = torch.ones_like(self.offset).scatter_add_(0, k, torch.ones_like(x))
         return (counts / counts.sum(0)).log()
 

@@ -76,7 +76,7 @@ def orders_of(
     """
     first = order_of(order, size)
     if not shuffle:
-        return first.expand(number, size)
+        return first.repeat(number, 1)
     return torch.stack([first[torch.randperm(size, generator=generator)] for _ in range(number)])
 
 

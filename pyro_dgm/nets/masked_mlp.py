@@ -179,7 +179,7 @@ def _hidden_degrees(
     most = max(size - 1, least)
     if spread:
         evenly = least + (torch.arange(width) * (most + 1 - least)) // width
-        return evenly.expand(len(below), -1)
+        return evenly.repeat(len(below), 1)
     return torch.stack(
         [torch.randint(int(lowest), most + 1, (width,), generator=generator) for lowest in below]
     )

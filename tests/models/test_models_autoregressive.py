@@ -1,0 +1,278 @@
+"""Autoregressive models as programs and as pieces: masks, labels, priors, decoders, completed images, bad input."""
+
+import math
+import re
+
+import pyro
+import pytest
+import torch
+from torch import nn
+
+import pyro_dgm as dgm
+from pyro_dgm import distributions, models, nets
+from pyro_dgm.errors import IncompatibleModel, InvalidInput
+from pyro_dgm.objectives import ELBO, log_weights
+from tests.laws.autoregressive_models import at_random
+
+SHAPE = (1, 3, 3)
+
+
+def binary(n, shape=SHAPE):
+    return (torch.rand(n, *shape) < 0.4).double()
+
+
+# ---- several masks
+
+
+def test_in_evaluation_several_masks_are_a_mixture_and_in_training_one_is_drawn():
+    made = at_random(models.MADE(SHAPE, hidden=(20,), num_masks=3, shuffle=True))
+    x = binary(5)
+    each = torch.stack([made.masked(which).log_prob(x) for which in range(3)])
+    assert (each.std(0) > 0.01).all()
+    torch.testing.assert_close(made().log_prob(x), each.logsumexp(0) - math.log(3), rtol=0, atol=1e-12)
+    made.train()
+    seen = {min(range(3), key=lambda m: (each[m] - made().log_prob(x)).abs().max().item()) for _ in range(50)}
+    assert seen == {0, 1, 2}  # one of them is missed in 50 draws with probability 5e-9
+    assert all(bool((each == made().log_prob(x)).all(1).any()) for _ in range(10))
+
+
+def test_draws_of_a_mixture_come_from_all_members():
+    first, second = (torch.full((2,), value, dtype=torch.float64) for value in (-20.0, 20.0))
+    member = lambda logits: pyro.distributions.Bernoulli(logits=logits).to_event(1)  # noqa: E731
+    p = distributions.Ensemble([member(first), member(second)])
+    torch.manual_seed(0)
+    draws = p.expand((2,)).sample((5000,))
+    assert draws.shape == (5000, 2, 2) and torch.equal(draws[..., 0], draws[..., 1])
+    assert abs(draws[..., 0].mean() - 0.5) < 4.9 * 0.5 / 100  # false alarm 1e-6
+    assert p.log_prob(draws).shape == (5000, 2)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_several_masks_train_in_a_compiled_step(shuffle):
+    """A traced step, the number of its mask drawn in the graph."""
+    made = models.MADE(SHAPE, hidden=(12,), num_masks=4, shuffle=shuffle)
+    data = dgm.data.Arrays(binary(40).float(), levels=2)
+    with torch.random.fork_rng():
+        history = dgm.fit(made, ELBO(), data, epochs=2, batch_size=8, compile=True, progress=False)
+    assert math.isfinite(history.rows[-1]["loss"])
+
+
+def test_masks_leave_no_weight_unused_over_all_of_them():
+    network = nets.MaskedMLP((6,), 1, hidden=(9, 9), num_masks=40, direct=False)
+    used = [
+        sum(mask.int() for mask in masks)
+        for masks in zip(*(network._masks(m)[0] for m in range(40)), strict=True)
+    ]
+    assert all(bool((count > 0).any(1).all()) for count in used)
+
+
+# ---- what is conditioned on
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **given: models.FVSBN(SHAPE, **given),
+        lambda **given: models.NADE(SHAPE, hidden=5, **given),
+        lambda **given: models.MADE(SHAPE, hidden=(9,), **given),
+        lambda **given: models.MADE(SHAPE, hidden=(9,), num_masks=2, **given),
+        lambda **given: models.PixelCNN(SHAPE, channels=4, num_layers=1, **given),
+        lambda **given: models.GatedPixelCNN(SHAPE, channels=4, num_layers=2, **given),
+        lambda **given: models.PixelRNN(SHAPE, hidden=3, num_layers=1, **given),
+    ],
+    ids=["FVSBN", "NADE", "MADE", "MADE, 2 masks", "PixelCNN", "GatedPixelCNN", "PixelRNN"],
+)
+class TestConditional:
+    def test_labels_change_the_distribution_and_draws_follow_them(self, make):
+        program = at_random(make(num_classes=3))
+        x, y = binary(4), torch.tensor([0, 1, 2, 2])
+        log_p = log_weights(program.model, program.guide, x, y)[0]
+        one = torch.stack([program(nets.OneHot(3).double()(y[i])).log_prob(x[i]) for i in range(4)])
+        torch.testing.assert_close(log_p, one, rtol=0, atol=1e-12)
+        other = log_weights(program.model, program.guide, x, (y + 1) % 3)[0]
+        assert (log_p - other).abs().min() > 1e-6
+        assert (
+            program.sample(5, y=1).shape == program.sample(5).shape == program.model(n=5).shape == (5, *SHAPE)
+        )
+
+    def test_bad_labels_and_contexts_are_one_line(self, make):
+        program = make(num_classes=3)
+        with pytest.raises(IncompatibleModel, match="no y to condition on"):
+            program.model(binary(4).float())
+        with pytest.raises(InvalidInput, match=r"labels out of range in y: 1 of 4, the first 3"):
+            program.model(binary(4).float(), torch.tensor([0, 1, 2, 3]))
+        with pytest.raises(InvalidInput, match=r"wrong shape in y: \(3,\)"):
+            program.model(binary(4).float(), torch.tensor([0, 1, 2]))
+        given = make(context_shape=(2,))
+        with pytest.raises(InvalidInput, match=r"wrong shape in y: \(4, 5\); expected \(4, 2\)"):
+            given.model(binary(4).float(), torch.zeros(4, 5))
+        with pytest.raises(InvalidInput, match=r"wrong event shape in .*\(4, 5\)"):
+            given(torch.zeros(4, 5)).log_prob(binary(4).float())
+        with pytest.raises(InvalidInput, match="labels and another context"):
+            make(num_classes=3, context_shape=(2,))
+
+    def test_it_is_a_decoder_and_particles_are_one_more_dimension(self, make):
+        decoder = nn.Sequential(nn.Linear(2, 4), nn.Tanh())
+        vae = models.VAE(SHAPE, 2, hidden=(6,), decoder=decoder, observation=make(context_shape=(4,)))
+        vae, x = at_random(vae, scale=0.3), binary(3)
+        z = torch.randn(5, 3, 2, dtype=torch.float64)
+        p = vae.observation(vae.decoder(z))
+        looped = torch.stack([vae.observation(vae.decoder(z[k])).log_prob(x) for k in range(5)])
+        assert p.batch_shape == (5, 3)
+        torch.testing.assert_close(p.log_prob(x), looped, rtol=0, atol=1e-12)
+        assert p.sample().shape == (5, 3, *SHAPE)
+        torch.manual_seed(0)
+        assert log_weights(vae.model, vae.guide, x, num_particles=4).shape == (4, 3)
+        assert vae.sample(6).shape == (6, *SHAPE)
+
+
+def test_it_is_a_prior_over_z():
+    prior = models.MADE(
+        (3,), hidden=(8,), observation=distributions.NormalMixtureObservation((3,), num_components=2)
+    )
+    vae, x = models.VAE(SHAPE, 3, hidden=(6,), prior=prior).double(), binary(4)
+    before = [value.detach().clone() for value in prior.parameters()]
+    dgm.fit(
+        vae, ELBO(), dgm.data.Arrays(binary(30).float(), levels=2), epochs=2, batch_size=8, progress=False
+    )
+    assert not any(torch.equal(a, b) for a, b in zip(before, prior.parameters(), strict=True))
+    vae = vae.double()
+    z = vae.encode(x).rsample((7,))
+    by_hand = vae.prior().log_prob(z) + vae.observation(vae.decoder(z)).log_prob(x)
+    trace = pyro.poutine.trace(pyro.condition(vae.model, data={"z": z[0]})).get_trace(x)
+    torch.testing.assert_close(trace.log_prob_sum(), by_hand[0].sum(), rtol=1e-12, atol=0)
+    assert vae.sample(2).shape == (2, *SHAPE)
+
+
+def test_a_mixture_of_normals_has_a_density_that_integrates_to_one():
+    """In the plane, by a fine grid; the second coordinate is given the first."""
+    p = at_random(
+        models.NADE(
+            (2,), hidden=6, observation=distributions.NormalMixtureObservation((2,), num_components=3)
+        )
+    )()
+    side = torch.linspace(-12, 12, 1201, dtype=torch.float64)
+    grid = torch.cartesian_prod(side, side)
+    with torch.no_grad():
+        total = p.log_prob(grid).exp().sum() * (side[1] - side[0]) ** 2
+    assert abs(total - 1) < 1e-3
+
+
+# ---- a user's own pieces
+
+
+class Own(nn.Module):
+    """A user's own observation: whole data only, no data_shape."""
+
+    num_params = 1
+
+    def forward(self, params):
+        return pyro.distributions.Bernoulli(logits=params.squeeze(-4)).to_event(3)
+
+
+def test_an_observation_of_a_users_own_is_drawn_from_and_has_the_same_density():
+    program = models.MADE(SHAPE, hidden=(9,), observation=Own())
+    ours = models.MADE(SHAPE, hidden=(9,))
+    ours.network.load_state_dict(program.network.state_dict())
+    x = binary(5).float()
+    torch.testing.assert_close(program().log_prob(x), ours().log_prob(x))
+    assert program.sample(4).shape == (4, *SHAPE)
+
+
+def test_a_network_of_a_users_own_is_sampled_naively():
+    weight = torch.tensor([[0.0, 0.0], [50.0, 0.0]])
+    p = distributions.Autoregressive(
+        lambda x, c: (x @ weight.T - 25 * torch.tensor([0.0, 1.0])).unsqueeze(-2),
+        distributions.BernoulliObservation((2,)),
+    )
+    draws = p.sample((200,))
+    assert torch.equal(draws[:, 0], draws[:, 1]) and 0 < draws.mean() < 1
+
+
+# ---- completing
+
+
+def test_a_known_element_after_a_missing_one_is_refused():
+    p = models.GatedPixelCNN(SHAPE, channels=4, num_layers=1)()
+    upper = torch.zeros(SHAPE, dtype=torch.bool)
+    upper[:, :2] = True
+    x = binary(3).float()
+    assert torch.equal(p.impute(x, upper)[:, :, :2], x[:, :, :2])
+    with pytest.raises(InvalidInput, match=r"known after a missing one in observed: flat position 6"):
+        p.impute(x, ~upper | torch.tensor([[[False] * 3, [False] * 3, [True] * 3]]))
+    with pytest.raises(InvalidInput, match="wrong mask"):
+        p.impute(x, upper.float())
+
+
+# ---- bad input before training
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (
+            lambda: models.MADE(SHAPE, hidden=(7,), direct=False),
+            r"a hidden layer too narrow for its masks in hidden",
+        ),
+        (lambda: models.MADE(SHAPE, hidden=(), direct=False), "no layers in hidden"),
+        (lambda: models.MADE(SHAPE, order=[0, 1, 1, 2, 3, 4, 5, 6, 7]), "no permutation in order"),
+        (lambda: models.NADE(SHAPE, order=[1, 2, 3, 4, 5, 6, 7, 8, 9]), "no permutation in order"),
+        (lambda: models.FVSBN(SHAPE, order=list(range(8))), "no permutation in order"),
+        (lambda: models.PixelCNN((9,)), "not an image in data_shape"),
+        (lambda: models.PixelCNN(SHAPE, kernel_size=4), "no odd size in kernel_size: 4"),
+        (lambda: models.GatedPixelCNN(SHAPE, num_layers=0), "bad number in num_layers: 0"),
+        (
+            lambda: models.GatedPixelCNN(SHAPE, context_shape=(2, 3, 4)),
+            r"wrong shape in context_shape: \(2, 3, 4\)",
+        ),
+        (lambda: models.NADE((0,)), "bad size in data_shape"),
+        (lambda: models.MADE(()), "no dimensions in data_shape"),
+        (lambda: distributions.CategoricalObservation(SHAPE, levels=1), "too few grey levels in levels: 1"),
+        (
+            lambda: distributions.NormalMixtureObservation(SHAPE, num_components=0),
+            "no components in num_components: 0",
+        ),
+    ],
+)
+def test_bad_sizes_are_one_line(make, text):
+    with pytest.raises(InvalidInput, match=text) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("program", "value"),
+    [
+        (lambda: models.PixelCNN(SHAPE, channels=4, num_layers=1), 0.5),
+        (
+            lambda: models.MADE(
+                SHAPE, hidden=(9,), observation=distributions.CategoricalObservation(SHAPE, 256)
+            ),
+            256 / 255,
+        ),
+        (
+            lambda: models.NADE(
+                SHAPE, hidden=3, observation=distributions.DiscretizedLogisticMixtureObservation(SHAPE, 256)
+            ),
+            17.3 / 255,
+        ),
+    ],
+    ids=["greys into Bernoulli", "256 into 8 bits", "between two levels"],
+)
+def test_values_outside_the_support_are_refused_before_training(program, value):
+    x = binary(20).float()
+    x[7, 0, 1, 2] = value
+    made = program()
+    before = [value.detach().clone() for value in made.parameters()]
+    with pytest.raises(InvalidInput, match="value outside the support") as caught:
+        dgm.fit(made, ELBO(), dgm.data.Arrays(x), epochs=1, batch_size=8, progress=False)
+    assert "\n" not in str(caught.value) and "site 'x'" in str(caught.value)
+    assert all(torch.equal(a, b) for a, b in zip(before, made.parameters(), strict=True))
+
+
+def test_channels_of_another_number_are_named():
+    text = re.escape(
+        "wrong event shape in data of an autoregressive model: (4, 3, 3, 3); expected (..., 1, 3, 3)"
+    )
+    with pytest.raises(InvalidInput, match=text):
+        models.GatedPixelCNN(SHAPE, channels=4, num_layers=1)().log_prob(torch.zeros(4, 3, 3, 3))
