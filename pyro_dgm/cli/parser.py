@@ -94,9 +94,8 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
 def _sample(parser: argparse.ArgumentParser) -> None:
     _run(parser)
     parser.add_argument("--num", type=int, default=64, metavar="N", help="number of samples; default: 64")
-    parser.add_argument(
-        "--out", metavar="FILE", help=".png (means of p(x | z)) or .npy (draws); default: RUN/samples.png"
-    )
+    kinds = ".png (means of p(x | z)), .npy (draws) or, of audio, .wav (draws as sound)"
+    parser.add_argument("--out", metavar="FILE", help=f"{kinds}; default: RUN/samples.png")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     _trust(parser)

@@ -63,7 +63,8 @@ COMMANDS = {
         "Draws samples from a run.",
         "examples:\n"
         "  pyro-dgm sample runs/vae_digits\n"
-        "  pyro-dgm sample runs/vae_digits --num 1000 --out digits.npy\n",
+        "  pyro-dgm sample runs/vae_digits --num 1000 --out digits.npy\n"
+        "  pyro-dgm sample runs/wavenet_tones --num 10 --out tones.wav\n",
     ),
     "diagnose": (
         "Judges the guide of a run on test data, and writes posterior.nc and report.html.\n\n"

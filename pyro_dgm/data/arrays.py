@@ -111,13 +111,13 @@ class Arrays(Dataset):
                 require_levels(x, name, levels=levels)
             elif binarize != "none":
                 require_unit_interval(x, name)
-        xs, ys = _fill(given), None
+        xs, ys = fill_missing(given), None
         if labels or any(source is not None for source in tags.values()):
             named: dict[str, Tensor] = {}
             for name, x in given.items():
                 named[name] = _labels(tags[name], name, count=len(x), num_classes=num_classes)
                 num_classes = int(named["train"].max()) + 1 if num_classes is None else num_classes
-            ys = _fill(named)
+            ys = fill_missing(named)
         if levels is None and binarize == "none":
             warn_constant(xs[0], "train")
         source = f"{train}" if isinstance(train, str | os.PathLike) else "arrays in memory"
@@ -175,7 +175,7 @@ def _labels(source: Source | None, name: str, *, count: int, num_classes: int | 
     return require_labels(read_array(source, where, key="y"), where, count=count, num_classes=num_classes)
 
 
-def _fill(given: dict[str, Tensor]) -> list[Tensor]:
+def fill_missing(given: dict[str, Tensor]) -> list[Tensor]:
     """The three parts, those not given cut off `train` by a permutation that depends on its size alone."""
     count = len(given["train"])
     missing = [name for name in PARTS if name not in given]

@@ -21,17 +21,20 @@ class Split:
     """Data in memory, indexed directly: `batch(index) = (noise(x[index], u), y[index], ...)` with u ~ U[0, 1).
 
     Args:
-        x: the data, (N, *data_shape), floating point; with `noise` it is what the noise is put on (the grey
-            images of a dynamically binarised set, say), so look at `batch` for what a program sees.
+        x: the data, (N, *data_shape), floating point, or bytes k (uint8) which stand for k/255 and are kept as they
+            are, in a quarter of the memory; with `noise` it is what the noise is put on (the grey images of a
+            dynamically binarised set, say), so look at `batch` for what a program sees.
         y: class labels, (N,), whole numbers; -1 for a datum without a label.
         index: the number of each datum in the whole part, (N,); carried in batches where given.
         noise: the map `(x, u) -> x'` drawn anew for every batch; None leaves x as it is.
+        dtype: floating-point type of the x of batches; by default that of x, float32 for bytes.
 
     Attributes:
+        stored: x as it is kept.
         fields: the names of what `batch` returns, in order: "x", then "y" and "index" where there are any.
 
     Raises:
-        InvalidInput: no data, x not floating point, or y not one whole number for each datum.
+        InvalidInput: no data, x neither floating point nor bytes, or y not one whole number for each datum.
 
     Example:
         >>> split = Split(torch.arange(6.0).reshape(3, 2), torch.tensor([0, 1, 1]))
@@ -45,16 +48,24 @@ class Split:
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor | None = None, *, index: Tensor | None = None, noise: Noise | None = None
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        index: Tensor | None = None,
+        noise: Noise | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        if x.dim() == 0 or len(x) == 0 or not x.is_floating_point():
+        if x.dim() == 0 or len(x) == 0 or not (x.is_floating_point() or x.dtype == torch.uint8):
             raise InvalidInput(
                 "no floating-point data",
                 where="x",
                 value=f"shape {tuple(x.shape)}, {x.dtype}",
-                expected="a floating-point tensor of shape (N, ...) with N >= 1",
+                expected="a floating-point tensor, or bytes (uint8), of shape (N, ...) with N >= 1",
             )
-        self.x = x
+        default = x.dtype if x.is_floating_point() else torch.float32
+        self.dtype = default if dtype is None else dtype
+        self.stored = x.to(self.dtype) if x.is_floating_point() else x
         self.y = y if y is None else require_labels(y, "y", count=len(x))
         self.index = index
         self.noise = noise
@@ -62,13 +73,21 @@ class Split:
         self._extra = [column for column in extra.values() if column is not None]
         self.fields = ("x", *(name for name, column in extra.items() if column is not None))
 
+    @property
+    def x(self) -> Tensor:
+        """The data in floating point; of bytes that is a copy four times as large, so take it of a slice."""
+        return self._floats(self.stored)
+
+    def _floats(self, stored: Tensor) -> Tensor:
+        return stored if stored.is_floating_point() else stored.to(self.dtype).div_(255)
+
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.stored)
 
     def __getitem__(self, rows: slice) -> Split:
         y = None if self.y is None else self.y[rows]
         index = None if self.index is None else self.index[rows]
-        return Split(self.x[rows], y, index=index, noise=self.noise)
+        return Split(self.stored[rows], y, index=index, noise=self.noise, dtype=self.dtype)
 
     def batch(self, index: Tensor) -> tuple[Tensor, ...]:
         """The data of these rows, in the order of `fields`.
@@ -76,7 +95,7 @@ class Split:
         Args:
             index: row numbers, (B,), int64, on the device of the split.
         """
-        x = self.x.index_select(0, index)
+        x = self._floats(self.stored.index_select(0, index))
         if self.noise is not None:
             x = self.noise(x, torch.rand_like(x))
         return (x, *(column.index_select(0, index) for column in self._extra))
@@ -89,7 +108,8 @@ class Split:
         """
         y = None if self.y is None else self.y.to(device=device)
         index = None if self.index is None else self.index.to(device=device)
-        return Split(self.x.to(device=device, dtype=dtype), y, index=index, noise=self.noise)
+        x, dtype = self.stored.to(device=device), self.dtype if dtype is None else dtype
+        return Split(x, y, index=index, noise=self.noise, dtype=dtype)
 
 
 class Dataset(ABC):
@@ -129,7 +149,7 @@ class Dataset(ABC):
     ) -> None:
         self.name = name
         self.train, self.val, self.test = parts
-        self.data_shape: tuple[int, ...] = tuple(self.train.x.shape[1:])
+        self.data_shape: tuple[int, ...] = tuple(self.train.stored.shape[1:])
         self.levels = levels
         self.num_classes = None if self.train.y is None else num_classes
         self.preprocessing = preprocessing

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pyro_dgm.atomic import replacing
+from pyro_dgm.data import WaveFormat
 from pyro_dgm.diagnostics.pictures import image_grid
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.evaluation.ledger import Ledger, read_ledger, write_ledger
@@ -19,6 +21,7 @@ from pyro_dgm.experiment.posterior import NUM_DATA, NUM_SAMPLES, Diagnosis, draw
 from pyro_dgm.experiment.report import Report, ReportOptions, report_run
 from pyro_dgm.experiment.run import LEDGER, load_run, read_run_config
 from pyro_dgm.experiment.run_pictures import draw_samples
+from pyro_dgm.experiment.wave_files import draw_waves, save_wave, wave_format_of_run
 from pyro_dgm.program import Program
 from pyro_dgm.training.lock import FolderLock
 from pyro_dgm.training.options import check_seed
@@ -116,7 +119,10 @@ def sample(
     overwrite: bool = False,
     trust: bool = False,
 ) -> tuple[Path, tuple[int, ...]]:
-    """Draws samples from a run into a file: a picture of means (.png), or the draws themselves (.npy).
+    """Draws samples from a run into a file: a picture of means (.png), the draws themselves (.npy), or sound (.wav).
+
+    Of audio the picture shows the waveforms of the first eight draws; sound has 16 bits and the rate of the data, one
+    draw after the other with a quarter of a second between them.
 
     Args:
         folder: directory of a run.
@@ -135,16 +141,30 @@ def sample(
     path = Path(folder) / "samples.png" if out is None else Path(out)
     check_seed(seed)
     writers: dict[str, Callable[[torch.Tensor, Path], None]] = {".png": image_grid, ".npy": _save_array}
-    if path.suffix not in writers:
-        raise InvalidInput("no such kind of file", where="--out", value=path, expected=" or ".join(writers))
+    if path.suffix not in (*writers, ".wav"):
+        expected = ", ".join(writers) + " or .wav"
+        raise InvalidInput("no such kind of file", where="--out", value=path, expected=expected)
     if out is not None and path.exists() and not overwrite:
         raise InvalidInput("output exists", where="--out", value=path, cure="another name, or --overwrite")
+    config = read_run_config(Path(folder))
+    heard = wave_format_of_run(config)
+    if heard is not None:
+        writers[".png"] = partial(_draw_waves, wave_format=heard)
+        writers[".wav"] = partial(save_wave, wave_format=heard)
+    elif path.suffix == ".wav":
+        data = config["data"]["class_path"]
+        expected = f"{' or '.join(writers)} for data that are no audio of pyro_dgm ({data})"
+        raise InvalidInput("no sound of these data", where="--out", value=path, expected=expected)
     program = load_run(folder, FUNCTIONS, trust=trust).program
     with forked(torch.device("cpu"), seed=seed):
-        samples = draw_samples(program, num, mean=path.suffix == ".png")
+        samples = draw_samples(program, num, mean=heard is None and path.suffix == ".png")
     path.parent.mkdir(parents=True, exist_ok=True)
     writers[path.suffix](samples, path)
     return path, tuple(samples.shape)
+
+
+def _draw_waves(samples: torch.Tensor, path: Path, *, wave_format: WaveFormat) -> None:
+    draw_waves({"samples": samples}, path, wave_format=wave_format)
 
 
 def _save_array(samples: torch.Tensor, path: Path) -> None:

@@ -197,7 +197,7 @@ def data_hash(data: Dataset) -> str:
     """
     found = hashlib.sha256()
     for part in (data.train, data.val, data.test):
-        for column in (part.x, part.y, part.index):
+        for column in (part.stored, part.y, part.index):
             if column is not None:
                 found.update(f"{column.dtype} {tuple(column.shape)}".encode())
                 found.update(column.contiguous().flatten().view(torch.uint8).numpy().data)

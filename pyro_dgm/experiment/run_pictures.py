@@ -13,14 +13,17 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_dgm.data.audio import AudioDataset, WaveFormat
 from pyro_dgm.diagnostics.pictures import image_grid, reconstruction_grid, scatter, training_curve
 from pyro_dgm.errors import IncompatibleModel, InvalidInput
 from pyro_dgm.experiment.run import Run
+from pyro_dgm.experiment.wave_files import draw_waves
 from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.program import Program
 from pyro_dgm.training.random_state import forked
 
 _NUM_IMAGES, _NUM_PAIRS, _NUM_POINTS = 64, 16, 1000
+_NUM_WAVES = 8
 
 
 @torch.no_grad()
@@ -53,8 +56,8 @@ def _means(trace: poutine.Trace) -> Tensor:
     site = trace.nodes["x"]
     try:
         return site["fn"].mean.cpu()
-    except NotImplementedError:
-        return site["value"].cpu()
+    except NotImplementedError:  # no formula for it: a draw, which an observed site must make anew
+        return (site["fn"].sample() if site["is_observed"] else site["value"]).cpu()
 
 
 @torch.no_grad()
@@ -76,6 +79,9 @@ def draw_pictures(run: Run) -> dict[str, Path]:
     draw: dict[str, Callable[[Path], None]] = {"curves": partial(training_curve, run.rows)}
     if takes_n(program) and is_image:
         draw["samples"] = partial(_draw_images, program)
+    elif takes_n(program) and isinstance(data, AudioDataset):
+        shown = data.test[:_NUM_WAVES].x
+        draw["samples"] = partial(_draw_waves, program, shown, wave_format=data.wave_format)
     elif takes_n(program) and len(data.data_shape) == 1 and data.data_shape[0] > 1:
         draw["samples"] = partial(_draw_cloud, program, data.test[:_NUM_POINTS].x)
     batch = run.batch(data.test[:_NUM_PAIRS])
@@ -102,6 +108,11 @@ def _draw_images(program: Program, path: Path) -> None:
 
 def _draw_cloud(program: Program, shown: Tensor, path: Path) -> None:
     scatter(shown, draw_samples(program, _NUM_POINTS), path)
+
+
+def _draw_waves(program: Program, shown: Tensor, path: Path, *, wave_format: WaveFormat) -> None:
+    columns = {"test data": shown, "samples": draw_samples(program, len(shown))}
+    draw_waves(columns, path, wave_format=wave_format)
 
 
 def _draw_reconstructions(
