@@ -26,6 +26,7 @@ from pyro_dgm.models import (
     BayesianNetwork,
     ConvDRAW,
     GatedPixelCNN,
+    HierarchicalPixelVAE,
     HierarchicalVAE,
     LadderVAE,
     PixelCNN,
@@ -33,6 +34,7 @@ from pyro_dgm.models import (
     WaveNet,
     conv_vae,
     gmvae,
+    pixel_vae,
     vamp_vae,
 )
 from pyro_dgm.objectives import ELBO, IWAE, PyroELBO, log_weights
@@ -76,6 +78,15 @@ PROGRAMS = {
     "conv_draw": (lambda: ConvDRAW(SHAPE, 1, num_steps=2, channels=4, kernel_size=3), binary),
     "gmvae": (lambda: gmvae(SHAPE, 3, num_components=4, hidden=(16,)), binary),
     "vamp_vae": (lambda: vamp_vae(SHAPE, 3, num_components=4, hidden=(16,)), binary),
+    "pixel_vae": (lambda: pixel_vae(SHAPE, 3, channels=(4, 8), features=16, maps=8), binary),
+    "pixel_vae_without_upsampling": (
+        lambda: pixel_vae(SHAPE, 3, channels=(4, 8), features=16, maps=8, upsample=False),
+        binary,
+    ),
+    "hierarchical_pixel_vae": (
+        lambda: HierarchicalPixelVAE(SHAPE, ((2, 4, 4), (3,)), width=8, features=16),
+        binary,
+    ),
     "ppca": (lambda: PPCA(5, 2), lambda n: torch.randn(n, 5)),
     "ppca_amortised": (
         lambda: PPCA(5, 2, posterior=nn.Sequential(nn.Linear(5, 4), distributions.DiagonalNormal(4, 2))),

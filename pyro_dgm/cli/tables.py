@@ -28,14 +28,17 @@ def rows(ledger: Ledger) -> list[tuple[str, str, str]]:
     Args:
         ledger: of a run that is done.
     """
+    is_exact = ledger.estimator == "exact"  # the bound is the same, and there are no units
+    how = "exact" if is_exact else f"{ledger.num_particles} particles"
+    bound = (f"{ledger.split} ELBO", _with_error(ledger.elbo, ledger.elbo_standard_error), "")
     return [
-        (f"{ledger.split} ELBO", _with_error(ledger.elbo, ledger.elbo_standard_error), ""),
+        *([] if is_exact else [bound]),
         (
-            f"{ledger.split} {ledger.quantity}, {ledger.num_particles} particles",
+            f"{ledger.split} {ledger.quantity}, {how}",
             _with_error(ledger.log_likelihood, ledger.standard_error),
             f"{ledger.bits_per_dim:.4f}",
         ),
-        ("active units", _units(ledger), ""),
+        *([] if is_exact else [("active units", _units(ledger), "")]),
         ("parameters", f"{ledger.num_parameters:,}", ""),
         ("training, evaluation", f"{_seconds(ledger)}, {ledger.evaluation_seconds:.0f} s", ""),
     ]

@@ -30,12 +30,14 @@ class LogLikelihood:
         per_datum_standard_error: its Monte Carlo standard error, to first order (N,).
         elbo_per_datum: mean log-weight of each datum (N,), an unbiased estimate of its ELBO.
         num_particles: particles per datum.
+        is_exact: whether these are log p(x) itself, as of a model without latent variables.
     """
 
     per_datum: Tensor
     per_datum_standard_error: Tensor
     elbo_per_datum: Tensor
     num_particles: int
+    is_exact: bool = False
 
     @property
     def mean(self) -> float:
@@ -149,4 +151,5 @@ def log_likelihood(
         per_datum_standard_error=relative.clamp(min=0).sqrt(),
         elbo_per_datum=total / num_particles,
         num_particles=num_particles,
+        is_exact=not layout.has_latents,
     )

@@ -114,7 +114,7 @@ def estimate(
         split=split,
         split_size=len(part),
         given=given or None,
-        estimator=f"importance sampling, {value.num_particles} particles",
+        estimator="exact" if value.is_exact else f"importance sampling, {value.num_particles} particles",
         num_particles=value.num_particles,
         log_likelihood=value.mean,
         standard_error=value.standard_error,

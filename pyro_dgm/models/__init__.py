@@ -9,12 +9,14 @@ from pyro_dgm.models.draw import DRAW
 from pyro_dgm.models.fvsbn import FVSBN
 from pyro_dgm.models.gated_pixel_cnn import GatedPixelCNN
 from pyro_dgm.models.gaussian_mixture_vae import gmvae
+from pyro_dgm.models.hierarchical_pixel_vae import HierarchicalPixelVAE
 from pyro_dgm.models.hierarchical_vae import HierarchicalVAE
 from pyro_dgm.models.ladder_vae import LadderVAE
 from pyro_dgm.models.made import MADE
 from pyro_dgm.models.nade import NADE
 from pyro_dgm.models.pixel_cnn import PixelCNN
 from pyro_dgm.models.pixel_rnn import PixelRNN
+from pyro_dgm.models.pixelcnn_vae import pixel_vae
 from pyro_dgm.models.ppca import PPCA
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.models.vampprior_vae import vamp_vae
@@ -32,6 +34,7 @@ __all__ = [
     "BayesianNetwork",
     "ConvDRAW",
     "GatedPixelCNN",
+    "HierarchicalPixelVAE",
     "HierarchicalVAE",
     "LadderVAE",
     "PixelCNN",
@@ -39,5 +42,6 @@ __all__ = [
     "WaveNet",
     "conv_vae",
     "gmvae",
+    "pixel_vae",
     "vamp_vae",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
-from pyro_dgm.errors import InvalidInput
+from pyro_dgm.errors import IncompatibleModel, InvalidInput
 from pyro_dgm.models.chaining import require_chain
 from pyro_dgm.models.defaults import mlp_decoder, mlp_encoder, require_dimensions
 from pyro_dgm.program import Program
@@ -100,14 +100,36 @@ class VAE(Program):
         return self.posterior(self.encoder(x))
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Mean of p(x | z) at the mean of q(z | x); same shape as ``x``."""
-        return self.observation(self.decoder(self.encode(x).mean)).mean
+        """Mean of p(x | z) at the mean of q(z | x); a draw where it is not known. Same shape as ``x``.
+
+        It is not known of an autoregressive observation, whose draws differ from one another by what z does not say.
+        """
+        observation = self.observation(self.decoder(self.encode(x).mean))
+        try:
+            return observation.mean
+        except NotImplementedError:
+            return observation.sample()
 
     def sample(self, num: int, *, mean: bool = False) -> Tensor:
-        """``num`` draws of x (num, *data_shape), or with ``mean`` the means of p(x | z)."""
+        """``num`` draws of x (num, *data_shape), or with ``mean`` the means of p(x | z).
+
+        Raises:
+            IncompatibleModel: with ``mean``, an observation whose mean is not known, as an autoregressive one.
+        """
         z = self.prior().sample((num,))
         observation = self.observation(self.decoder(z))
-        return observation.mean if mean else observation.sample()
+        if not mean:
+            return observation.sample()
+        try:
+            return observation.mean
+        except NotImplementedError:
+            raise IncompatibleModel(
+                "a mean that is not known",
+                where="sample(mean=True)",
+                value=type(observation).__name__,
+                expected="an observation that has one",
+                cure="mean=False",
+            ) from None
 
     def impute(self, x: Tensor, observed: Tensor, *, num_steps: int = 50) -> Tensor:
         """``x`` with its missing elements drawn given the others, by a Markov chain through q(z | x) and p(x | z).

@@ -103,6 +103,12 @@ class GatedConvNet(RasterNetwork):
         assert isinstance(layer, CausalConv2d)
         return layer
 
+    @property
+    def receptive_field(self) -> tuple[int, int, int]:
+        layers = [layer for layer in self.vertical if isinstance(layer, CausalConv2d)]
+        rows = 1 + sum(layer.above for layer in layers)  # one, since the image comes shifted down
+        return rows, sum(layer.left for layer in layers), sum(layer.right for layer in layers)
+
     def maps(self, context: Tensor | None) -> Maps:
         number = 2 * len(self.link)
         return [layer(context) for layer in self.context] if len(self.context) else [None] * number

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets.context_maps import ContextMaps
 from pyro_dgm.nets.masked_conv import CausalConv2d, Cursor, MaskedConv2d, channel_groups
 from pyro_dgm.nets.raster import Maps, RasterNetwork
@@ -62,6 +63,13 @@ class MaskedConvNet(RasterNetwork):
     ) -> None:
         super().__init__(data_shape, num_params)
         positive_sizes((channels,), "channels")
+        if kernel_size == 1:
+            raise InvalidInput(
+                "a first convolution that sees nothing",
+                where="kernel_size",
+                value=1,
+                expected="an odd integer >= 3",
+            )
         colours, *size = self.data_shape
 
         def conv(fan_in: int, fan_out: int, kernel: int = 1, *, strict: bool = False) -> MaskedConv2d:
@@ -81,6 +89,15 @@ class MaskedConvNet(RasterNetwork):
     @property
     def first(self) -> CausalConv2d:
         return self.conv_in
+
+    @property
+    def receptive_field(self) -> tuple[int, int, int]:
+        """The box around what a pixel sees, which is a triangle."""
+        layers = [layer for layer in (self.conv_in, *self.conv) if isinstance(layer, CausalConv2d)]
+        rows, left, right = (
+            [getattr(layer, side) for layer in layers] for side in ("above", "left", "right")
+        )
+        return sum(rows), sum(left), sum(right)
 
     def maps(self, context: Tensor | None) -> Maps:
         return [layer(context) for layer in self.context] if len(self.context) else [None] * len(self.conv)

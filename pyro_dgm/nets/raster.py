@@ -72,6 +72,11 @@ class RasterNetwork(nn.Module, ABC):
     def first(self) -> CausalConv2d:
         """The layer that sees the pixels of the row."""
 
+    @property
+    @abstractmethod
+    def receptive_field(self) -> tuple[int, int, int]:
+        """Rows above a pixel, and columns to its left and right, that it sees at most."""
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Parameters (..., num_params, C, H, W) of each element given those before it."""
         check_event(x, self.data_shape, f"{type(self).__name__} input")

@@ -25,6 +25,10 @@ MAKERS = {
     "PixelCNN": lambda **pieces: models.PixelCNN(SHAPE, channels=3, num_layers=1, **pieces),
     "GatedPixelCNN": lambda **pieces: models.GatedPixelCNN(SHAPE, channels=3, num_layers=1, **pieces),
     "PixelRNN": lambda **pieces: models.PixelRNN(SHAPE, hidden=2, num_layers=1, **pieces),
+    "pixel_vae": lambda **pieces: models.pixel_vae(SHAPE, 2, channels=(3,), features=5, maps=3, **pieces),
+    "HierarchicalPixelVAE": lambda **pieces: models.HierarchicalPixelVAE(
+        SHAPE, ((1, 4, 4), (2,)), width=3, features=5, **pieces
+    ),
     "gmvae": lambda **pieces: models.gmvae(SHAPE, 2, hidden=(5,), **pieces),
     "vamp_vae": lambda **pieces: models.vamp_vae(SHAPE, 2, hidden=(5,), num_components=3, **pieces),
 }
