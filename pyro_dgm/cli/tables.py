@@ -107,13 +107,15 @@ def print_diagnosis(found: Diagnosis, report: Report) -> None:
         ("k-hat", *(_number(facts["k_hat"][name]) for name in ("least", "median", "largest"))),
         ("effective sample size", *(_number(facts["ess"][name]) for name in ("least", "median", "largest"))),
     ]
-    console.print(_table("importance weights, over the data", ("", "least", "median", "largest"), weights))
-    verdict = found.reliability
+    verdict, advice = found.reliability, report.advice
+    if cells:
+        console.print(
+            _table("importance weights, over the data", ("", "least", "median", "largest"), weights)
+        )
     _print_reasons(console, verdict.reliable, verdict.reasons)
-    console.print(
-        Text(f"  {'usable as is':16}{verdict.num_usable_as_is} of {verdict.num_k_hats}, without weights")
-    )
-    advice = report.advice
+    if cells:
+        usable = f"{verdict.num_usable_as_is} of {verdict.num_k_hats}, without weights"
+        console.print(Text(f"  {'usable as is':16}{usable}"))
     for name, lines in (
         ("trust", advice.trustworthy),
         ("doubt", advice.doubtful),

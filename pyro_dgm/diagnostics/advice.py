@@ -58,6 +58,9 @@ def advise(found: Examination) -> Advice:
         >>> advise(examine(ppca.model, ppca.guide, x, num_samples=100, num_nuts=0, num_replications=200)).doubtful
         ()
     """
+    if not found.has_latents:
+        exact = f"{found.quantity}: it is exact, since the model has no latent variables and so no posterior to judge."
+        return Advice((exact,), (), (), ())
     notes = _Notes()
     if found.importance is not None:
         _of_weights(found.importance, found.quantity, notes)

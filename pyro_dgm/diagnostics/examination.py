@@ -38,6 +38,7 @@ class Examination:
         left_out: reason by name of the part.
         seconds: time that each part took.
         quantity: what the weights and the gap are about, in words.
+        has_latents: whether there is a posterior to examine; without latent variables the likelihood is exact.
     """
 
     importance: Importance | None
@@ -48,6 +49,7 @@ class Examination:
     left_out: Mapping[str, str]
     seconds: Mapping[str, float]
     quantity: str = "log p(x)"
+    has_latents: bool = True
 
 
 def examine(
@@ -90,21 +92,26 @@ def examine(
     left_out: dict[str, str] = {}
     seconds: dict[str, float] = {}
     pair = model, guide
-    cut = _cutter(model, guide, batch)
+    cut, has_latents = _layout(model, guide, batch)
     some = cut(batch, num_gap)
     parts: dict[str, Callable[[], Any]] = {
         "importance": partial(importance, *pair, *batch, num_samples=num_samples),
         "gap, test": partial(inference_gap, *pair, *some, num_particles=_PARTICLES),
         "collapse": partial(collapse, *pair, *batch),
     }
-    if train is not None:
+    if not has_latents:
+        left_out = dict.fromkeys(
+            ("gap, test", "collapse", "calibration", "nuts"), "there are no latent variables"
+        )
+        parts = {"importance": parts["importance"]}
+    if train is not None and has_latents:
         # Of training data the amortisation gap matters, which needs no log p(x).
         parts["gap, train"] = partial(
             inference_gap, *pair, *cut(train, num_gap), num_particles=_PARTICLES, estimator="iwae"
         )
-    if num_replications:
+    if num_replications and has_latents:
         parts["calibration"] = partial(calibration, *pair, *some, num_replications=num_replications)
-    if num_nuts:
+    if num_nuts and has_latents:
         parts["nuts"] = partial(nuts_reference, *pair, *cut(batch, num_nuts), **_CHAINS)
     found: dict[str, Any] = {}
     with tqdm(parts.items(), desc="diagnosis", unit="part", disable=None if progress else True) as bar:
@@ -129,16 +136,20 @@ def examine(
         left_out=left_out,
         seconds=seconds,
         quantity=quantity,
+        has_latents=has_latents,
     )
 
 
-def _cutter(
+def _layout(
     model: Callable[..., Any], guide: Callable[..., Any], batch: tuple[Any, ...]
-) -> Callable[[tuple[Any, ...], int], tuple[Any, ...]]:
-    """Gives the first data of a batch; all of it where data cannot be taken apart."""
+) -> tuple[Callable[[tuple[Any, ...], int], tuple[Any, ...]], bool]:
+    """Function that gives the first data, or all where they cannot be taken apart; whether there are latents."""
+    is_cuttable, has_latents = False, True
     try:
         guide = complete_guide(model, guide, batch)
-        is_cuttable = can_cut(model, guide, batch, inspect_pair(model, guide, batch))
+        layout = inspect_pair(model, guide, batch)
+        has_latents = layout.has_latents
+        is_cuttable = can_cut(model, guide, batch, layout)
     except Exception:  # each part says why it cannot be done
-        is_cuttable = False
-    return lambda fields, count: take_rows(fields, slice(count)) if is_cuttable else fields
+        pass
+    return lambda fields, count: take_rows(fields, slice(count)) if is_cuttable else fields, has_latents

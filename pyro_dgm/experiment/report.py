@@ -130,12 +130,13 @@ def _facts(run: Run, ledger: Ledger | None) -> list[tuple[str, Any]]:
         given = ", ".join(f"{name}={json.dumps(value, default=str)}" for name, value in arguments.items())
         rows.append((part, f"{run.config[part]['class_path'].rpartition('.')[2]}({given})"))
     if ledger is not None and ledger.status == "done":
+        bound = ("ELBO, nats", f"{ledger.elbo:.3f} ± {ledger.elbo_standard_error:.3f}")
         rows += [
             (
                 f"{ledger.quantity}, nats",
                 f"{ledger.log_likelihood:.3f} ± {ledger.standard_error:.3f} ({ledger.estimator})",
             ),
-            ("ELBO, nats", f"{ledger.elbo:.3f} ± {ledger.elbo_standard_error:.3f}"),
+            *([] if ledger.estimator == "exact" else [bound]),
             ("bits per dimension", f"{ledger.bits_per_dim:.4f}"),
         ]
     return rows
@@ -154,7 +155,8 @@ def _pictures(run: Run, test: tuple[Any, ...], found: Examination, folder: Path)
     if "samples" in drawn:
         path, images = folder / "samples.png", test[0][:_NUM_IMAGES]
         grids_beside(images.cpu(), draw_samples(program, len(images), mean=True), path)
-        shown.append(Picture(path, "Test data, and at the right draws from the model (means of p(x | z))"))
+        drawn_as = " (means of p(x | z))" if found.has_latents else ""
+        shown.append(Picture(path, f"Test data, and at the right draws from the model{drawn_as}"))
     if "reconstructions" in drawn:
         shown.append(
             Picture(drawn["reconstructions"], "Test data, each with its reconstruction at its right")
@@ -162,7 +164,9 @@ def _pictures(run: Run, test: tuple[Any, ...], found: Examination, folder: Path)
     sections.append(Section("What the model draws", "", shown))
     moved = folder / "traversals.png"
     some = tuple(field[:500] for field in test)
-    if _made("traversals", lambda: traversal_grid(program.model, program.guide, *some, path=moved)):
+    if found.has_latents and _made(
+        "traversals", lambda: traversal_grid(program.model, program.guide, *some, path=moved)
+    ):
         text = "Means of the data while one latent unit moves by 2.5 standard deviations to either side, around the "
         text += "posterior mean of the first test datum; the most active units first."
         sections.append(Section("What the latents do", text, [Picture(moved, "A row for each unit")]))

@@ -188,3 +188,18 @@ def test_the_report_has_everything_of_a_run_of_images(run: Path, capsys: pytest.
 def test_a_report_of_nothing(run: Path, fault: Fault, option: str) -> None:
     code, line = fault("diagnose", run, option, "0")
     assert code == 2 and option.strip("-").replace("-", "_") in line
+
+
+def test_a_model_without_latent_variables_has_an_exact_likelihood_and_a_short_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, config = tmp_path / "run", Path(__file__).resolve().parents[2] / "configs" / "fvsbn_digits.yaml"
+    assert main(["train", str(config), "--out", str(run), "--training.steps=3", "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    assert "test log p(x), exact" in printed and "ELBO" not in printed and "active units" not in printed
+    assert read_ledger(run / "evaluation.json").estimator == "exact"
+    assert main(["diagnose", str(run), *SMALL]) == 0
+    printed = capsys.readouterr()
+    assert "it is exact, since the model has no latent variables" in printed.out
+    assert "k-hat" not in printed.out and "warning" not in printed.err
+    assert "traversal" not in (run / "report.html").read_text()

@@ -109,7 +109,12 @@ def test_a_model_without_latents_has_log_p_alone():
     x = torch.randn(30)
     found = examine(model, lambda x: None, x, **FEW)
     np.testing.assert_allclose(found.importance.log_p, dist.Normal(0.0, 1.0).log_prob(x), rtol=1e-5)
-    assert set(found.left_out) == {"calibration", "collapse"}
+    assert not found.has_latents and set(found.left_out) == {"gap, test", "collapse", "calibration", "nuts"}
+    advice = advise(found)
+    assert advice.trustworthy == (
+        "log p(x): it is exact, since the model has no latent variables and so no posterior to judge.",
+    )
+    assert advice.doubtful == advice.next_steps == advice.limits == ()
 
 
 def test_parts_that_were_not_asked_for_are_no_limits(ppca):
