@@ -33,6 +33,7 @@ STAND_INS = {
         ["--program.channels=6", "--program.num_layers=2", "--training.batch_size=4"],
     ),
     "fsdd": ((100, 64), 256, []),
+    "debd": ((200, 20), 2, ["--training.compile=false"]),
 }
 SMALLER = {
     "made_mnist_static": ["--program.hidden=[300]"],
