@@ -39,8 +39,17 @@ _EXAMPLES: dict[str, Any] = {
     "pyro.infer.ELBO": {"class_path": "pyro.infer.Trace_ELBO"},
     "nn.Module": {"class_path": "pyro_dgm.distributions.StandardNormal", "init_args": {"latent_dim": 8}},
 }
-# The same by name, where sizes alone would be no example.
-_NAMED = {"data_shape": [1, 8, 8], "out_shape": [1, 1, 8, 8]}
+# The same by name, of an argument or of one of a class, where sizes alone would be no example.
+_NAMED: dict[str, Any] = {
+    "data_shape": [1, 8, 8],
+    "out_shape": [1, 1, 8, 8],
+    "kernel_size": 3,
+    "BayesianNetwork.cardinalities": {"rain": 2, "sprinkler": 2, "wet": 2},
+    "BayesianNetwork.parents": {"sprinkler": ["rain"], "wet": ["rain", "sprinkler"]},
+    "DEBD.name": "dna",
+    "HierarchicalPixelVAE.latent_shapes": [[2, 4, 4], [8]],
+    "WaveNetStack.data_shape": [256],
+}
 _LENGTH = {"training": {"epochs": 100}}  # fit wants one of two arguments, neither of which is required
 
 
@@ -66,6 +75,15 @@ def _is_scheduler(cls: type) -> bool:
     return issubclass(cls, base) and cls.__name__.strip("_") != base.__name__ and not takes
 
 
+def _is_piece(cls: type) -> bool:
+    if not issubclass(cls, nn.Module):
+        return False
+    arguments = inspect.signature(cls).parameters.values()
+    return not any(
+        a.default is a.empty and a.annotation == "Tensor" for a in arguments
+    )  # no config has tensors
+
+
 _FITS: dict[str, tuple[tuple[str, ...], Callable[[type], bool]]] = {
     "program": (("pyro_dgm.models",), _is_program),
     "objective": (("pyro_dgm.objectives",), _is_objective),
@@ -73,7 +91,7 @@ _FITS: dict[str, tuple[tuple[str, ...], Callable[[type], bool]]] = {
     "scheduler": (("torch.optim.lr_scheduler",), _is_scheduler),
     "data": (("pyro_dgm.data",), lambda cls: issubclass(cls, Dataset)),
 }
-_PIECES = (("pyro_dgm.distributions", "pyro_dgm.nets"), lambda cls: issubclass(cls, nn.Module))
+_PIECES = (("pyro_dgm.distributions", "pyro_dgm.nets"), _is_piece)
 _FUNCTIONS: Mapping[str, tuple[Callable[..., Any], frozenset[str]]] = {
     **FUNCTIONS,
     "published": (Published, frozenset()),
@@ -150,7 +168,7 @@ def _help_on(path: list[str], target: Any, given: frozenset[str], name: str = ""
     parts = [f"{name}\n" if name else "", plain(_description(text)), "", "Arguments:"]
     for argument in arguments:
         kind = _kind(argument.annotation, inspect.getmodule(target))
-        parts.append(f"  {_declared(argument, kind, argument.name in from_data)}")
+        parts.append(wrap(_declared(argument, kind, argument.name in from_data), indent=2, hang=6))
         if about := inline(described.get(argument.name, "")):
             parts.append(wrap(about, indent=6))
     if not arguments:
@@ -216,7 +234,8 @@ def _example(path: list[str], name: str, arguments: Iterable[inspect.Parameter])
     for argument in arguments:
         chosen = _LENGTH.get(section, {}).get(argument.name)
         if argument.default is argument.empty or chosen is not None:
-            named = _NAMED.get(argument.name) or _possible(argument.annotation)
+            special = _NAMED.get(f"{name.rpartition('.')[2]}.{argument.name}")
+            named = special or _NAMED.get(argument.name) or _possible(argument.annotation)
             value = named if chosen is None else chosen
             yield space + _yaml(argument.name, value)
         else:

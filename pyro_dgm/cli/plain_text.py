@@ -83,19 +83,20 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<=[^.\s]{2}\.)\s+(?=[A-Z`])", paragraph)[0]
 
 
-def wrap(text: str, *, indent: int) -> str:
+def wrap(text: str, *, indent: int, hang: int = 0) -> str:
     """Lines of at most WIDTH columns.
 
     Args:
         text: one paragraph.
         indent: columns on the left.
+        hang: further columns from the second line on.
     """
     space = " " * indent
     return textwrap.fill(
         text,
         WIDTH,
         initial_indent=space,
-        subsequent_indent=space,
+        subsequent_indent=space + " " * hang,
         break_on_hyphens=False,
         break_long_words=False,
     )

@@ -18,7 +18,8 @@ from pyro_dgm.errors import InvalidInput
 class CategoricalObservation(Observation):
     """Independent grey levels with a probability each: softmax of as many parameters as there are levels.
 
-    :meth:`~pyro_dgm.distributions.Observation.center` starts it at the frequencies of each element's levels, with one count added to each.
+    :meth:`~pyro_dgm.distributions.Observation.center` starts it at the frequencies of each element's levels, with one
+    count added to each.
 
     Args:
         data_shape: shape of one datum.

@@ -104,6 +104,9 @@ class MaskedLinear(nn.Linear):
         0.0
     """
 
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """W x + b with W masked; ``x`` (..., in_features), ``mask`` (out_features, in_features)."""
         return nn.functional.linear(x, self.weight * mask, self.bias)

@@ -33,6 +33,9 @@ UNBUILT = {
     "pyro_dgm.data.FashionMNIST",
     "pyro_dgm.data.BinarizedMNIST",
     "pyro_dgm.data.Arrays",
+    "pyro_dgm.data.DEBD",
+    "pyro_dgm.data.ImageFolder",
+    "pyro_dgm.data.SpokenDigits",
 }
 # They take pieces of a program, and a class, which a config makes of names.
 MADE_BY_CONFIGS = {"pyro_dgm.distributions.VampPrior", "pyro_dgm.distributions.Amortized"}
@@ -68,6 +71,7 @@ def test_the_lists_hold_what_fits_and_nothing_else() -> None:
     assert "CosineAnnealingLR" in names["scheduler"] and "LambdaLR" not in names["scheduler"]
     assert {"Digits", "Arrays"} <= names["data"] and not {"Dataset", "Split"} & names["data"]
     assert {"pyro_dgm.distributions.StandardNormal", "pyro_dgm.nets.MLP"} <= PIECES.keys()
+    assert "pyro_dgm.nets.MaskedConv2d" not in PIECES  # it takes tensors
 
 
 @pytest.mark.parametrize(("key", "name"), [*CLASSES, *(("program.prior", name) for name in PIECES)])
@@ -103,6 +107,8 @@ def test_the_example_of_a_class_of_ours_can_be_built(key: str, name: str) -> Non
     config = with_base(key, parse_yaml(example(class_help(key, name)), where="a test"))
     if name == "pyro_dgm.models.CVAE":
         config["data"]["init_args"] = {"labels": True}  # from which it takes the number of classes
+    if name == "pyro_dgm.models.WaveNet":
+        config["data"] = {"class_path": "pyro_dgm.data.Tones", "init_args": {"length": 16}}
     objects, _ = build(config, FUNCTIONS, sections=["program", "objective", "data"])
     assert f"{type(objects[key]).__module__}.".startswith(name.rpartition(".")[0])
 
