@@ -48,7 +48,7 @@ def bare(program, batch):
     logits = program.network(batch).reshape(batch.shape)
     loss = binary_cross_entropy_with_logits(logits, batch, reduction="sum") / len(batch)
     loss.backward()
-    return loss
+    return loss.item()
 
 
 def step(program, split, *, is_compiled):
@@ -84,7 +84,7 @@ def rivals(name):
         PLAIN: step(program, split, is_compiled=False),
     }
     if getattr(program.network, "num_masks", 1) == 1:  # others draw a mask each
-        losses = {kind: run(batch).item() for kind, run in runs.items()}
+        losses = {kind: run(batch) for kind, run in runs.items()}
         assert max(abs(loss / losses[BARE] - 1) for loss in losses.values()) < 1e-4, losses
     return {kind: functools.partial(_repeat, run, batch) for kind, run in runs.items()}
 
