@@ -80,10 +80,7 @@ class Autoregressive(TorchDistribution):
         batch_shape = torch.Size() if context is None else context.shape[: context.dim() - context_dims]
         if event_shape is None:
             event_shape = observation.data_shape  # type: ignore[attr-defined]
-        super().__init__(batch_shape, torch.Size(event_shape), validate_args=False)
-        self._validate_args = torch.distributions.Distribution._validate_args
-        if validate_args is not None:
-            self._validate_args = validate_args
+        super().__init__(batch_shape, torch.Size(event_shape), validate_args=validate_args)
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
