@@ -185,10 +185,15 @@ def shorten(tree: dict[str, Any]) -> None:
     for _, found in class_nodes(tree.get("program")):
         arguments = found.get("init_args")
         draws_in_steps |= "DRAW" in str(found["class_path"])
-        for name in ("num_steps", "num_blocks"):
+        most = {"num_steps": 20, "num_blocks": 20, "num_layers": 20}
+        if "PixelRNN" in str(found["class_path"]):  # row after row in each layer
+            most |= {"num_layers": 2, "hidden": 32}
+        for name, limit in most.items():
             number = arguments.get(name) if isinstance(arguments, dict) else None
-            if isinstance(number, int) and 20 < number <= 1000:  # more are refused, which must not take long
-                arguments[name] = 20
+            if (
+                isinstance(number, int) and limit < number <= 1000
+            ):  # more are refused, which must not take long
+                arguments[name] = limit
     several = draws_in_steps or len(list(class_nodes(tree.get("program")))) > 1
     for _, found in class_nodes(tree.get("objective")):
         arguments = found.get("init_args")
@@ -223,8 +228,10 @@ def seeds() -> list[dict[str, Any]]:
     """Shipped configs, on data that need no download, and small ones with more in them."""
     found = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(CONFIGS.glob("*.yaml"))}
     for name, config in found.items():
-        if "mnist" in name:
+        if "mnist" in name or "debd" in name:
             config["data"] = node("pyro_dgm.data.Digits", binarize="static")
+        if "fsdd" in name:
+            config["data"] = node("pyro_dgm.data.Tones", length=256)
         if "sizes" in inspect.signature(resolve(config["data"]["class_path"], key="")[1]).parameters:
             config["data"].setdefault("init_args", {})["sizes"] = [100, 10, 10]
     posterior = node("DiagonalNormal", in_features=8, latent_dim=2)
