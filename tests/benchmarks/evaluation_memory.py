@@ -3,9 +3,10 @@
 Models of images of 28 x 28 with the weights that they start from, and 5,000 particles a datum (`--num-particles`). A
 process holds 10,000 random images and estimates the first `--num-data` of them. Passes have a fixed size, whatever the
 numbers of data and particles, so that the peak is that of all 10,000 images, which would take hours; `--num-data 20 40
-80` shows it. DRAW and ConvDRAW, which would take an hour even so, have 140 particles: two whole passes and a part. The
-table has the peak of resident memory of the whole process, and what it was before the estimate, when data and model
-were there: most of that is Python with torch and Pyro.
+80` shows it. DRAW and ConvDRAW, which would take an hour even so, have 140 particles: two whole passes and a part. Of
+the autoregressive models, whose log p(x) is exact, all 10,000 images are evaluated. The table has the peak of resident
+memory of the whole process, and what it was before the estimate, when data and model were there: most of that is Python
+with torch and Pyro.
 """
 
 from __future__ import annotations
@@ -32,6 +33,16 @@ CONFIGS = {
 MODELS = ("vae", "conv_vae", "residual_vae", "vamp_vae", "gmvae", "HierarchicalVAE", "LadderVAE", "CVAE")
 MODELS += ("DRAW", "ConvDRAW")
 PARTICLES = {"DRAW": 140, "ConvDRAW": 140}  # at most
+EXACT = {
+    "FVSBN": "fvsbn_mnist_static",
+    "NADE": "nade_mnist_static",
+    "MADE": "made_mnist_static",
+    "MADE32": "made32_mnist_static",
+    "PixelCNN": "pixelcnn_mnist_static",
+    "GatedPixelCNN": "gated_pixelcnn_mnist_static",
+    "PixelRNN": "pixelrnn_mnist_static",
+}
+CONFIGS |= EXACT
 
 
 def program(name):
@@ -74,7 +85,7 @@ def measure(name, num_data, num_particles):
 
 
 def show(name, num_data, num_particles):
-    num_particles = min(num_particles, PARTICLES.get(name, num_particles))
+    num_particles = 1 if name in EXACT else min(num_particles, PARTICLES.get(name, num_particles))
     command = [sys.executable, "-m", "tests.benchmarks.evaluation_memory", name, "--inside"]
     command += ["--num-data", str(num_data), "--num-particles", str(num_particles)]
     done = subprocess.run(
@@ -92,8 +103,15 @@ def main(arguments):
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.evaluation_memory", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all by default")
-    parser.add_argument("--num-data", type=int, nargs="+", default=[40], help="images that are estimated")
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help=f"of {', '.join((*MODELS, *EXACT))}; all by default"
+    )
+    parser.add_argument(
+        "--num-data",
+        type=int,
+        nargs="+",
+        help="images that are estimated; 40, or all where log p(x) is exact",
+    )
     parser.add_argument("--num-particles", type=int, default=5000, help="particles of each")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -101,8 +119,8 @@ def main(arguments):
         measure(options.models[0], options.num_data[0], options.num_particles)
         return
     print(f"{'model':18s}{'data':>6s}{'particles':>11s}{'before, MiB':>13s}{'peak':>10s}{'seconds':>9s}")
-    for name in options.models or MODELS:
-        for num_data in options.num_data:
+    for name in options.models or (*MODELS, *EXACT):
+        for num_data in options.num_data or [HELD if name in EXACT else 40]:
             show(name, num_data, options.num_particles)
 
 
