@@ -123,12 +123,14 @@ class Program(nn.Module):
         """Data-dependent initialisation, which ``fit`` does once before training.
 
         By default parts that can start from data do so, if they are for data of this shape: an observation of ours
-        starts at their mean, so that the first steps are not spent on the mean image.
+        starts at their mean, so that the first steps are not spent on the mean image. Where a program has an
+        ``observation``, only that: the prior may be of the same shape.
 
         Args:
             batch: many data (up to 10,000), as an objective would get them.
         """
-        for part in self.modules():
+        piece = getattr(self, "observation", None)
+        for part in (piece if isinstance(piece, nn.Module) else self).modules():
             if isinstance(part, StartsFromData) and batch and part.data_shape == tuple(batch[0].shape[1:]):
                 part.center(batch[0])
 

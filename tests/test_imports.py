@@ -23,13 +23,14 @@ BELOW: dict[str, set[str]] = {
     "samplers": {"distributions"},
     "models": {"program", "distributions", "nets"},
     "program": {"errors"},
-    "distributions": {"errors"},
-    "nets": {"errors"},
+    "distributions": {"shapes"},
+    "nets": {"shapes"},
     "data": {"errors"},
     "atomic": {"errors"},
+    "shapes": {"errors"},
     "errors": set(),
 }
-WITHOUT_PYRO = {"nets", "data", "atomic", "errors"}
+WITHOUT_PYRO = {"nets", "data", "atomic", "shapes", "errors"}
 NOT_IMPORTABLE = {"tests", "tutorials", "configs"}
 NEIGHBOUR = re.compile(r"\.\./" + "shared")  # data beside a checkout is no part of the product
 

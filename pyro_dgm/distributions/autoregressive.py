@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.shapes import check_event
 
 Conditionals = Generator[tuple[Tensor, Tensor], Tensor, None]
 """Yields (index, params) of the next elements, positions (k,) and outputs (n, num_params, k); is sent (n, k) values."""
 
+_DATA = "data of an autoregressive model"
 _DRAWN_AT_ONCE = 512  # a network keeps what it has computed for all of these data
 
 
@@ -88,8 +90,13 @@ class Autoregressive(TorchDistribution):
         return self._of_zeros().support
 
     def _of_zeros(self) -> Any:
-        """The observation's distribution at outputs of zero."""
-        return self.observation(self._zeros(self.observation.num_params))  # type: ignore[attr-defined]
+        """The observation's distribution at outputs of zero, or, for a plain function, at those for data of zero."""
+        number = getattr(self.observation, "num_params", None)
+        if number is not None:
+            return self.observation(self._zeros(number))
+        context = None if self.context is None else self.context[(0,) * len(self.batch_shape)]
+        with torch.no_grad():
+            return self.observation(self.network(self._zeros(), context))
 
     def _zeros(self, *shape: int) -> Tensor:
         """Zeros (*shape, *event_shape), of the type and on the device of the observation or the network."""
@@ -118,13 +125,7 @@ class Autoregressive(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x | c), exact; ``value`` (..., *event_shape) to (...)."""
         leading = value.shape[: max(0, value.dim() - len(self.event_shape))]
-        if value.shape[len(leading) :] != self.event_shape:
-            raise InvalidInput(
-                "wrong event shape",
-                where="data of an autoregressive model",
-                value=tuple(value.shape),
-                expected=f"(..., {', '.join(map(str, self.event_shape))})",
-            )
+        check_event(value, tuple(self.event_shape), _DATA)
         shape = torch.broadcast_shapes(leading, self.batch_shape)
         context = self.context
         if context is not None:
@@ -152,8 +153,10 @@ class Autoregressive(TorchDistribution):
             observed: boolean mask, (*event_shape), true where an element is known.
 
         Raises:
-            InvalidInput: a mask of another shape or type, or an element that is known after a missing one.
+            InvalidInput: data of another shape, a mask of another shape or type, or an element that is known after a
+                missing one.
         """
+        check_event(x, tuple(self.event_shape), _DATA)
         if observed.shape != self.event_shape or observed.dtype != torch.bool:
             raise InvalidInput(
                 "wrong mask",

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from graphlib import TopologicalSorter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import torch
 from pyro.distributions import Categorical, TorchDistribution
-from pyro.ops.einsum import contract_expression
+from pyro.ops.einsum import contract_expression, torch_map
 from pyro.ops.einsum.adjoint import require_backward
+from pyro.ops.special import safe_log
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_dgm.errors import InvalidInput
 
-_MOST_CELLS = 2**26  # that one step of an elimination goes over: half a gigabyte
+_MOST_CELLS = 2**25  # that one step of an elimination goes over: three arrays of them are held
 _MOST_AXES = 26  # of one step; Pyro names them by letters
 _ROW = "="  # the axis of the evidence's rows, beside those of the variables
 
@@ -25,8 +26,8 @@ class DirectedTables(TorchDistribution):
     r"""The distribution :math:`p(x) = \prod_v p(x_v \mid x_{\mathrm{pa}(v)})` of discrete variables over a DAG.
 
     ``log_prob`` looks up one cell of each table, draws go from parents to children, and marginals and maxima are exact:
-    Pyro's tensor variable elimination sums the tables one variable after the other, and never over all configurations
-    at once. What it costs grows with the largest table on the way.
+    variable elimination sums the tables one variable after the other, in the order that Pyro's ``contract_expression``
+    finds, and never over all configurations at once. What it costs grows with the largest table on the way.
 
     Args:
         log_tables: log p(x_v | parents) of each variable v, (values of each parent ..., values of v).
@@ -34,7 +35,8 @@ class DirectedTables(TorchDistribution):
         validate_args: check values; Pyro's global setting if None.
 
     Raises:
-        InvalidInput: a table whose shape is not that of its parents, or, from sums and maxima, a step too large.
+        InvalidInput: a table whose shape is not that of its parents, a cycle, or, from sums and maxima, evidence that
+            is no value of its variable, or a step too large.
         ValueError: from ``log_prob``, with validation, for values that are not 0, 1, ..., number of values - 1.
 
     Example:
@@ -68,6 +70,11 @@ class DirectedTables(TorchDistribution):
             if table.shape != wanted:
                 where = f"table {v} of log_tables"
                 raise InvalidInput("wrong shape", where=where, value=tuple(table.shape), expected=str(wanted))
+        try:
+            self._order = tuple(TopologicalSorter(dict(enumerate(self.parents))).static_order())
+        except CycleError as problem:
+            cycle = " -> ".join(map(str, problem.args[1]))
+            raise InvalidInput("a cycle", where="parents", value=cycle, expected="none") from None
         super().__init__(torch.Size(), torch.Size([len(self.log_tables)]), validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
@@ -82,6 +89,7 @@ class DirectedTables(TorchDistribution):
         """The same distribution with another batch shape."""
         new = self._get_checked_instance(DirectedTables, _instance)
         new.log_tables, new.parents, new.cardinalities = self.log_tables, self.parents, self.cardinalities
+        new._order = self._order
         TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -105,7 +113,7 @@ class DirectedTables(TorchDistribution):
         """Draws, (*sample_shape, *batch_shape, variables), parents before children, of the tables' type."""
         shape = torch.Size(sample_shape) + self.batch_shape
         columns: dict[int, Tensor] = {}
-        for v in TopologicalSorter(dict(enumerate(self.parents))).static_order():
+        for v in self._order:
             table, own = self.log_tables[v], self.parents[v]
             if own:
                 logits = table.flatten(0, -2)[ravelled([columns[a] for a in own], table.shape[:-1])]
@@ -127,7 +135,7 @@ class DirectedTables(TorchDistribution):
         evidence = {} if evidence is None else evidence
         kept = {*variables, *evidence}
         factors, rows = self._factors(self._with_ancestors(kept), evidence)  # the others' tables sum to one
-        result = _eliminated(factors, _ROW + _axes(variables), "pyro.ops.einsum.torch_log")
+        result = _eliminated(factors, _ROW + _axes(variables), _log_sum)
         return result.reshape([*rows, *(self.cardinalities[v] for v in variables)])
 
     @torch.no_grad()
@@ -145,7 +153,7 @@ class DirectedTables(TorchDistribution):
         for axes, factor in factors:
             factor._pyro_dims = axes  # type: ignore[attr-defined]
             require_backward(factor)
-        _eliminated(factors, _ROW, "pyro.ops.einsum.torch_map")._pyro_backward()  # type: ignore[attr-defined]
+        _eliminated(factors, _ROW, torch_map.einsum)._pyro_backward()  # type: ignore[attr-defined]
         columns = []
         for v, (_, factor) in enumerate(factors[1:]):
             if v in evidence:
@@ -168,6 +176,11 @@ class DirectedTables(TorchDistribution):
         self, positions: Collection[int], evidence: Mapping[int, Tensor]
     ) -> tuple[list[tuple[str, Tensor]], torch.Size]:
         """Tables at the evidence, each with the names of its axes, after one of zeros over its rows."""
+        for v, value in evidence.items():
+            most = self.cardinalities[v] - 1
+            if bool(((value != value.long()) | (value < 0) | (value > most)).any()):
+                where, expected = f"evidence on variable {v}", f"whole numbers from 0 to {most}"
+                raise InvalidInput("no such value", where=where, value=_some(value), expected=expected)
         rows = torch.broadcast_shapes(*(value.shape for value in evidence.values()))
         known = {v: value.long().expand(rows).flatten() for v, value in evidence.items()}
         factors = [(_ROW, self.log_tables[0].new_zeros(rows.numel()))]
@@ -198,18 +211,28 @@ def ravelled(columns: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     return index
 
 
+def _some(value: Tensor) -> str:
+    """The first few values."""
+    first = ", ".join(f"{one:g}" for one in value.flatten()[:5].tolist())
+    return first + ", ..." * (value.numel() > 5)
+
+
 def _axes(variables: Sequence[int]) -> str:
     """Names of the variables' axes, each one letter."""
     return "".join(chr(0x4E00 + v) for v in variables)
 
 
-def _eliminated(factors: Sequence[tuple[str, Tensor]], output: str, backend: str) -> Tensor:
+def _eliminated(
+    factors: Sequence[tuple[str, Tensor]], output: str, contract: Callable[..., Tensor]
+) -> Tensor:
     """Product of the factors with all axes but the output's summed, or maximised, one pair of factors at a time."""
     names, tensors = [name for name, _ in factors], [factor for _, factor in factors]
     equation = f"{','.join(names)}->{output}"
-    steps = contract_expression(equation, *(tuple(t.shape) for t in tensors), cache_path=False)
+    steps = contract_expression(
+        equation, *(tuple(t.shape) for t in tensors), cache_path=False
+    ).contraction_list
     sizes = {axis: size for name, t in factors for axis, size in zip(name, t.shape, strict=True)}
-    for step in steps.contraction_list:
+    for step in steps:
         axes = set(step[2]) - set(",->")
         cells = math.prod(sizes[axis] for axis in axes)
         if cells > _MOST_CELLS or len(axes) > _MOST_AXES:
@@ -220,4 +243,29 @@ def _eliminated(factors: Sequence[tuple[str, Tensor]], output: str, backend: str
                 expected=f"at most {_MOST_CELLS} cells and {_MOST_AXES} variables",
                 cure="fewer variables or rows at once, more evidence, or pyro.infer.Importance",
             )
-    return steps(*tensors, backend=backend)
+    for positions, _, equation, *_ in steps:
+        tensors.append(contract(equation, *[tensors.pop(at) for at in positions]))
+    return tensors[0]
+
+
+def _log_sum(equation: str, *factors: Tensor) -> Tensor:
+    """Log of the sum of products of the factors' exponentials.
+
+    In logarithms throughout: Pyro's own shifts each factor by its maximum before it multiplies, so that factors that
+    disagree by more than 103 nats (745 in float64) leave nothing.
+    """
+    inputs, output = equation.split("->")
+    summed = [axis for axis in dict.fromkeys(inputs) if axis not in output + ","]
+    axes = [*output, *summed]
+    total: Any = 0
+    for name, factor in zip(inputs.split(","), factors, strict=True):
+        own = factor.permute([name.index(axis) for axis in axes if axis in name])
+        total = total + own[tuple(slice(None) if axis in name else None for axis in axes)]
+    if not summed:
+        return total
+    dims = tuple(range(len(output), len(axes)))
+    highest = total.detach().amax(dims, keepdim=True)
+    shift = torch.where(
+        highest.isinf(), 0, highest
+    )  # where nothing is possible the gradient is to be zero, not NaN
+    return safe_log((total - shift).exp().sum(dims)) + shift.reshape(shift.shape[: len(output)])

@@ -11,6 +11,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_dgm.errors import InvalidInput
+
 
 class Ensemble(TorchDistribution):
     r"""The mixture :math:`p(x) = \frac1M \sum_m p_m(x)` of distributions that need have no common family.
@@ -18,6 +20,9 @@ class Ensemble(TorchDistribution):
     Args:
         members: the distributions, of one batch and event shape.
         validate_args: check values; Pyro's global setting if None.
+
+    Raises:
+        InvalidInput: no members.
 
     Example:
         >>> from pyro.distributions import Laplace, Normal
@@ -33,6 +38,10 @@ class Ensemble(TorchDistribution):
 
     def __init__(self, members: Sequence[TorchDistribution], *, validate_args: bool | None = None) -> None:
         self.members = tuple(members)
+        if not self.members:
+            raise InvalidInput(
+                "no members", where="members", value="none", expected="one distribution or more"
+            )
         first = self.members[0]
         super().__init__(first.batch_shape, first.event_shape, validate_args=validate_args)
 
@@ -44,8 +53,11 @@ class Ensemble(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Ensemble:
         """The same distribution with a larger batch shape."""
         new = self._get_checked_instance(Ensemble, _instance)
-        new.members = self.members
-        TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
+        shape = torch.Size(
+            batch_shape
+        )  # members of no batch stay so: as many are drawn as each is chosen for
+        new.members = tuple(m.expand(shape) if m.batch_shape else m for m in self.members)
+        TorchDistribution.__init__(new, shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,10 +53,24 @@ class AutoregressiveModel(TractableModel):
 
     def of(self, network: Callable[..., Tensor], c: Tensor | None, **options: Any) -> Autoregressive:
         """The distribution of a network's outputs; ``options`` are those of :class:`Autoregressive`."""
+        self.check_context(c)
         dims = len(self.context_shape)
         return Autoregressive(
             network, self.observation, c, event_shape=self.data_shape, context_dims=dims, **options
         )
+
+    @property
+    def context_features(self) -> int:
+        """Size of a context, which must be a vector; 0 for none."""
+        if len(self.context_shape) > 1:
+            raise InvalidInput(
+                "a context of several dimensions",
+                where="context_shape",
+                value=self.context_shape,
+                expected="(features,), or () for none",
+                cure=f"({math.prod(self.context_shape)},), with a Flatten before it",
+            )
+        return sum(self.context_shape)
 
     @torch.no_grad()
     def _try_observation(self) -> None:

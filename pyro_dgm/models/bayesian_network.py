@@ -146,7 +146,7 @@ class BayesianNetwork(TractableModel):
         table.set_probabilities(probabilities, where=f"the table of {name!r}")
 
     def query(self, *variables: str, evidence: Evidence | None = None) -> Tensor:
-        """Exact p(variables | evidence), by Pyro's tensor variable elimination; differentiable in the tables.
+        """Exact p(variables | evidence), by variable elimination; differentiable in the tables.
 
         Args:
             variables: names.

@@ -14,8 +14,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.nets.shapes import positive_sizes
 from pyro_dgm.program import Program
+from pyro_dgm.shapes import positive_sizes
 
 
 def layer_sizes(

@@ -69,13 +69,30 @@ class CompiledSteps:
         def step(weights: WaveNetWeights, *inputs: Tensor) -> Tensor:
             flat = (*state.values(), *weights, *inputs)
             if not found:  # all samples of these draws have the shapes of the first
-                key = tuple((value.shape, value.dtype, value.device) for value in flat)
+                shapes = tuple((value.shape, value.dtype, value.device) for value in flat)
+                key = (shapes, _traced(piece))
                 if key not in self._steps:
                     self._steps[key] = _compiled(draw, flat)
                 found.append(self._steps[key])
             return found[0](*flat)
 
         return step
+
+
+def _traced(piece: nn.Module) -> tuple[Any, ...]:
+    """What a trace of a module takes as it is, beside its parameters and buffers: classes and plain attributes."""
+    return tuple(
+        (type(part), *((name, value) for name, value in vars(part).items() if _can_be_a_key(value)))
+        for part in piece.modules()
+    )
+
+
+def _can_be_a_key(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _row_product(x: Tensor, weight: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_dgm.distributions.directed_tables import ravelled
 from pyro_dgm.distributions.numerics import at_least_float32
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.nets.shapes import positive_sizes
+from pyro_dgm.shapes import positive_sizes
 
 
 class ConditionalTable(nn.Module):

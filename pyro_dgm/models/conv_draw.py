@@ -17,7 +17,7 @@ from pyro_dgm.models.defaults import params_shape
 from pyro_dgm.models.drawing import Drawing, DrawingInSteps
 from pyro_dgm.nets import ConvLSTMCell
 from pyro_dgm.nets.recurrent import Memory, join, over_images
-from pyro_dgm.nets.shapes import positive_sizes
+from pyro_dgm.shapes import positive_sizes
 
 
 class ConvDRAW(DrawingInSteps):

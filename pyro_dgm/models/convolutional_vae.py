@@ -10,7 +10,7 @@ from pyro_dgm.distributions import BernoulliObservation
 from pyro_dgm.models.defaults import params_shape
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.nets import ConvDecoder, ConvEncoder
-from pyro_dgm.nets.shapes import positive_sizes
+from pyro_dgm.shapes import positive_sizes
 
 
 def conv_vae(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pyro_dgm.nets.recurrent import Memory
-from pyro_dgm.nets.shapes import count_in_a_row
 from pyro_dgm.program import Program
+from pyro_dgm.shapes import count_in_a_row
 
 
 class Drawing(NamedTuple):

@@ -61,5 +61,5 @@ class FVSBN(AutoregressiveModel):
             order=order,
             shuffle=shuffle,
             seed=seed,
-            context_features=sum(self.context_shape),
+            context_features=self.context_features,
         )

@@ -18,8 +18,8 @@ from pyro_dgm.models.gated_pixel_cnn import GatedPixelCNN
 from pyro_dgm.models.pixelcnn_vae import context_shape_of, either
 from pyro_dgm.nets import ConvDecoder, ConvEncoder, FlattenEvent
 from pyro_dgm.nets.recurrent import over_images
-from pyro_dgm.nets.shapes import positive_sizes
 from pyro_dgm.program import Program
+from pyro_dgm.shapes import positive_sizes
 
 Sizes = tuple[int, ...]
 

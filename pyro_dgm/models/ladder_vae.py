@@ -18,8 +18,8 @@ from pyro_dgm.distributions import (
 from pyro_dgm.models.chaining import layer_sizes, require_chain, require_lengths
 from pyro_dgm.models.defaults import params_shape
 from pyro_dgm.nets import MLP, ResidualMLP, ResidualTower
-from pyro_dgm.nets.shapes import positive_sizes
 from pyro_dgm.program import Program
+from pyro_dgm.shapes import positive_sizes
 
 
 class LadderVAE(Program):

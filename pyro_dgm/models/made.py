@@ -79,7 +79,7 @@ class MADE(AutoregressiveModel):
             shuffle=shuffle,
             seed=seed,
             direct=direct,
-            context_features=sum(self.context_shape),
+            context_features=self.context_features,
         )
 
     def forward(self, c: Tensor | None = None) -> Autoregressive | Ensemble:

@@ -65,5 +65,5 @@ class NADE(AutoregressiveModel):
             order=order,
             shuffle=shuffle,
             seed=seed,
-            context_features=sum(self.context_shape),
+            context_features=self.context_features,
         )

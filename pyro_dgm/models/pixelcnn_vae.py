@@ -12,7 +12,7 @@ from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models.gated_pixel_cnn import GatedPixelCNN
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.nets import ConvDecoder, ConvEncoder
-from pyro_dgm.nets.shapes import positive_sizes
+from pyro_dgm.shapes import positive_sizes
 
 
 def pixel_vae(

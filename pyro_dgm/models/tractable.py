@@ -11,11 +11,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_dgm.errors import InvalidInput
+from pyro_dgm.errors import IncompatibleModel, InvalidInput
 from pyro_dgm.models.given import check_given, given_for
 from pyro_dgm.nets import OneHot
-from pyro_dgm.nets.shapes import positive_sizes
 from pyro_dgm.program import Program
+from pyro_dgm.shapes import positive_sizes
 
 
 class TractableModel(Program):
@@ -36,7 +36,7 @@ class TractableModel(Program):
     Raises:
         InvalidInput: a size below one, both a number of classes and a context, or, when it is called, a y that is no
             label or of another shape or number than x.
-        IncompatibleModel: when it is called without a y that it needs.
+        IncompatibleModel: when it is called without a context or y that it needs, or with one that it does not take.
     """
 
     uniform: Tensor
@@ -95,12 +95,30 @@ class TractableModel(Program):
     def contexts(self, num: int, y: Tensor | int | None) -> Tensor | None:
         """Contexts (num, *context_shape) of draws given ``y``, as for :meth:`sample`; None where there are none."""
         if not self.context_shape:
+            if y is not None:
+                self.check_context(torch.as_tensor(y))
             return None
         if y is None:
             self._check(None, None)
         y = given_for(num, y, uniform=self.uniform, shape=self.given_shape)
         self._check(None, y, values=True)
         return y if self.context is None else self.context(y)
+
+    def check_context(self, c: Tensor | None) -> None:
+        """Raises where a context is missing, or one is given to a model that takes none."""
+        if (c is None) == (not self.context_shape):
+            return
+        owner = type(self).__name__
+        if c is None:
+            shape = ", ".join(map(str, self.context_shape))
+            raise IncompatibleModel("no context", where=owner, expected=f"contexts (..., {shape})")
+        raise IncompatibleModel(
+            "a context that is not taken",
+            where=owner,
+            value=tuple(c.shape),
+            expected="none",
+            cure=f"{owner}(..., context_shape=...), or num_classes=...",
+        )
 
     def _given(self, y: Tensor | None) -> dist.TorchDistribution:
         """p(x | y), or p(x) where the model takes no context."""

@@ -13,7 +13,7 @@ from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models.defaults import params_shape
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.nets import FlattenEvent, GatedLinear, GatedMLP
-from pyro_dgm.nets.shapes import positive_sizes
+from pyro_dgm.shapes import positive_sizes
 
 
 def vamp_vae(

@@ -118,10 +118,18 @@ class WaveNet(AutoregressiveModel):
     def _joint(
         self, c: Tensor | None, observation: Any, conditionals: Callable[..., Conditionals]
     ) -> Autoregressive:
+        self.check_context(c)
         if c is not None and self.context_network is not None:
             c = self.context_network(c)
         dims = 2 if self.network.local else 1
-        return Autoregressive(self.network, observation, c, context_dims=dims, conditionals=conditionals)
+        return Autoregressive(
+            self.network,
+            observation,
+            c,
+            event_shape=self.data_shape,
+            context_dims=dims,
+            conditionals=conditionals,
+        )
 
     def initialize(self, x: Tensor, y: Tensor | None = None, *rest: Any) -> None:
         """Checks every y, and starts the observation at the marginal of all samples, the same at each time."""

@@ -5,6 +5,7 @@ from pyro_dgm.nets.causal_conv import CausalConv1d, Upsampling
 from pyro_dgm.nets.conv import ConvDecoder, ConvEncoder
 from pyro_dgm.nets.diagonal_lstm import DiagonalBiLSTM
 from pyro_dgm.nets.filterbank import GaussianFilterbank
+from pyro_dgm.nets.flatten import FlattenEvent, flatten_event
 from pyro_dgm.nets.gated import GatedLinear, GatedMLP
 from pyro_dgm.nets.gated_pixel_cnn import GatedConvNet
 from pyro_dgm.nets.image_lstm import ImageLSTM
@@ -21,7 +22,6 @@ from pyro_dgm.nets.recurrent import ConvLSTMCell, LSTMCell
 from pyro_dgm.nets.residual import ResidualBlock
 from pyro_dgm.nets.residual_mlp import ResidualMLP, ResidualTower
 from pyro_dgm.nets.row_lstm import RowLSTM
-from pyro_dgm.nets.shapes import FlattenEvent, flatten_event
 from pyro_dgm.nets.wavenet import WaveNetStack
 
 __all__ = [

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets.filterbank import GaussianFilterbank, require_fit
+from pyro_dgm.nets.flatten import flatten_event
 from pyro_dgm.nets.recurrent import join
-from pyro_dgm.nets.shapes import check_event, flatten_event, positive_sizes
+from pyro_dgm.shapes import check_event, positive_sizes
 
 
 class AttentiveRead(nn.Module):

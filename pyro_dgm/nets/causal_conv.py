@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_dgm.nets.shapes import check_event, positive_sizes
+from pyro_dgm.shapes import check_event, positive_sizes
 
 
 class CausalConv1d(nn.Module):

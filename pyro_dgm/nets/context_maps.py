@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.nets.shapes import check_event
+from pyro_dgm.shapes import check_event
 
 
 class ContextMaps(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets.residual import ResidualBlock
-from pyro_dgm.nets.shapes import check_event, count_in_a_row, positive_sizes
+from pyro_dgm.shapes import check_event, count_in_a_row, positive_sizes
 
 
 def _halvings(size: int, times: int) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.nets.shapes import check_event, positive_sizes
+from pyro_dgm.shapes import check_event, positive_sizes
 
 # Beyond e^8 = 2981 image widths or pixels there is nothing to see; the bound keeps exp and its gradient finite.
 _LARGEST = 8.0

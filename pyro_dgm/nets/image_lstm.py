@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets.lines import over_lines
-from pyro_dgm.nets.masked_conv import Cursor, MaskedConv2d, channel_groups
+from pyro_dgm.nets.masked_conv import Cursor, MaskedConv2d, channel_groups, check_maps
 from pyro_dgm.nets.recurrent import Memory, remember
-from pyro_dgm.nets.shapes import positive_sizes
+from pyro_dgm.shapes import positive_sizes
 
 
 class Kept:
@@ -74,13 +73,7 @@ class ImageLSTM(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.hidden, self.num_groups = positive_sizes((hidden, num_groups), "hidden, num_groups")
-        if hidden < num_groups:
-            raise InvalidInput(
-                "fewer feature maps than channels",
-                where="hidden",
-                value=hidden,
-                expected=f"an integer >= {num_groups}, a feature map for each channel of the data",
-            )
+        check_maps(hidden, num_groups, "hidden")
         self.directions, self.before = directions, before
         self.num_gates = 4 * hidden * directions
         self.gates = MaskedConv2d(
@@ -106,7 +99,7 @@ class ImageLSTM(nn.Module, ABC):
             return self._at(gates.flatten(1), kept)[..., None, None]
         # Features lie side by side from here on, so that what is moved is moved in blocks.
         lines = self._lines(gates.unflatten(1, (self.directions, 4 * self.hidden)).permute(1, 3, 4, 0, 2))
-        image = self._image(over_lines(lines, self.of_states, before=self.before))
+        image = self._image(over_lines(lines, self.of_states.to(lines.dtype), before=self.before))
         return image.permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
 
     def _step(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets.masked import causal_mask
-from pyro_dgm.nets.shapes import positive_sizes
+from pyro_dgm.shapes import positive_sizes
 
 
 def channel_groups(width: int, num_channels: int) -> Tensor:
@@ -26,6 +26,22 @@ def channel_groups(width: int, num_channels: int) -> Tensor:
         tensor([0, 1, 2, 0, 1])
     """
     return torch.arange(width) % num_channels
+
+
+def check_maps(number: int, num_channels: int, where: str) -> None:
+    """Refuses fewer feature maps than channels of the data: what depends on a channel left out would be lost.
+
+    Args:
+        number: of feature maps.
+        num_channels: channels of the data.
+        where: the name of the argument, for the message.
+
+    Raises:
+        InvalidInput: fewer maps than channels.
+    """
+    if number < num_channels:
+        expected = f"an integer >= {num_channels}, a feature map for each channel of the data"
+        raise InvalidInput("fewer feature maps than channels", where=where, value=number, expected=expected)
 
 
 class Cursor:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.nets.flatten import flatten_event
 from pyro_dgm.nets.masked import MaskedLinear, causal_mask, degrees_of, orders_of
-from pyro_dgm.nets.shapes import check_event, flatten_event, positive_sizes
+from pyro_dgm.shapes import check_event, positive_sizes
 
 
 class MaskedMLP(nn.Module):
@@ -75,23 +76,24 @@ class MaskedMLP(nn.Module):
         (self.num_masks,) = positive_sizes((num_masks,), "num_masks")
         if not hidden and not direct:
             raise InvalidInput("no layers", where="hidden", expected="a width, or direct=True")
-        if not direct and min(hidden) < self.size - 1:
+        least = 0 if context_features else 1
+        if not direct and min(hidden) < self.size - least:  # one unit for each degree
             raise InvalidInput(
                 "a hidden layer too narrow for its masks",
                 where="hidden",
                 value=hidden,
-                expected=f"{self.size - 1} units or more, so that each element can see the one before it",
+                expected=f"{self.size - least} units or more, so that each element can see the one before it",
                 cure="direct=True, by which it sees it without them",
             )
         generator = torch.Generator().manual_seed(seed)
         orders = orders_of(order, self.size, num_masks, shuffle=shuffle, generator=generator)
-        self.register_buffer("orders", orders, persistent=False)
-        degrees, least = degrees_of(self.orders), 0 if context_features else 1  # (masks, D)
-        self.register_buffer("degrees_0", degrees, persistent=False)
+        self.register_buffer("orders", orders)
+        degrees = degrees_of(self.orders)  # (masks, D)
+        self.register_buffer("degrees_0", degrees)
         for place, width in enumerate(hidden, start=1):
             below = self._degrees(place - 1).amin(-1) if place > 1 else torch.full((num_masks,), least)
             drawn = _hidden_degrees(width, self.size, below, least, generator, spread=num_masks == 1)
-            self.register_buffer(f"degrees_{place}", drawn, persistent=False)
+            self.register_buffer(f"degrees_{place}", drawn)
         widths, outputs = (self.size, *hidden), self.size * self.num_params
         self.hidden = nn.ModuleList(MaskedLinear(a, b) for a, b in pairwise(widths))
         self.activations = nn.ModuleList(activation() for _ in hidden)

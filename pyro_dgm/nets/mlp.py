@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pyro_dgm.nets.shapes import check_event, positive_sizes
+from pyro_dgm.shapes import check_event, positive_sizes
 
 
 class MLP(nn.Module):

@@ -8,8 +8,9 @@ from collections.abc import Callable, Generator, Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_dgm.nets.flatten import flatten_event
 from pyro_dgm.nets.masked import orders_of
-from pyro_dgm.nets.shapes import check_event, flatten_event, positive_sizes
+from pyro_dgm.shapes import check_event, positive_sizes
 
 _BLOCK = 16  # elements whose hidden layers are computed at once, and then stay in the caches
 
@@ -66,7 +67,7 @@ class SharedWeights(nn.Module):
         self.num_params, self.hidden = positive_sizes((num_params, hidden), "num_params, hidden")
         generator = torch.Generator().manual_seed(seed)
         orders = orders_of(order, self.size, 1, shuffle=shuffle, generator=generator)
-        self.register_buffer("order", orders[0], persistent=False)
+        self.register_buffer("order", orders[0])
         self.activation = activation()
         # Row t of each belongs to the element that comes t-th.
         self.weight_in = nn.Parameter(torch.randn(self.size, hidden) / math.sqrt(self.size))

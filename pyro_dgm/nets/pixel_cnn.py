@@ -9,9 +9,9 @@ from torch.nn.functional import relu
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets.context_maps import ContextMaps
-from pyro_dgm.nets.masked_conv import CausalConv2d, Cursor, MaskedConv2d, channel_groups
+from pyro_dgm.nets.masked_conv import CausalConv2d, Cursor, MaskedConv2d, channel_groups, check_maps
 from pyro_dgm.nets.raster import Maps, RasterNetwork
-from pyro_dgm.nets.shapes import count_in_a_row, positive_sizes
+from pyro_dgm.shapes import count_in_a_row
 
 
 class MaskedConvNet(RasterNetwork):
@@ -38,8 +38,8 @@ class MaskedConvNet(RasterNetwork):
         ``x`` (..., *data_shape), ``context`` (..., *context_shape), output (..., num_params, *data_shape).
 
     Raises:
-        InvalidInput: data that are no images, a size below one, a kernel of an even size, or a context of the wrong
-            shape.
+        InvalidInput: data that are no images, a size below one, fewer feature maps than channels of the data, a kernel
+            of an even size, or a context of the wrong shape.
 
     Example:
         >>> import torch
@@ -62,7 +62,7 @@ class MaskedConvNet(RasterNetwork):
         context_shape: Sequence[int] = (),
     ) -> None:
         super().__init__(data_shape, num_params)
-        positive_sizes((channels,), "channels")
+        check_maps(channels, self.data_shape[0], "channels")
         if kernel_size == 1:
             raise InvalidInput(
                 "a first convolution that sees nothing",

@@ -13,8 +13,8 @@ from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets.context_maps import ContextMaps
 from pyro_dgm.nets.diagonal_lstm import DiagonalBiLSTM
 from pyro_dgm.nets.image_lstm import ImageLSTM, Kept
-from pyro_dgm.nets.masked_conv import Cursor, MaskedConv2d, channel_groups
-from pyro_dgm.nets.shapes import check_event, count_in_a_row, positive_sizes
+from pyro_dgm.nets.masked_conv import Cursor, MaskedConv2d, channel_groups, check_maps
+from pyro_dgm.shapes import check_event, count_in_a_row, positive_sizes
 
 
 class PixelLSTM(nn.Module):
@@ -79,13 +79,7 @@ class PixelLSTM(nn.Module):
             )
         (self.num_params,) = positive_sizes((num_params,), "num_params")
         channels, *size = self.data_shape
-        if out_features < channels:
-            raise InvalidInput(
-                "fewer feature maps than channels",
-                where="out_features",
-                value=out_features,
-                expected=f"an integer >= {channels}, a feature map for each channel of the data",
-            )
+        check_maps(out_features, channels, "out_features")
         if kernel_size < 3:
             raise InvalidInput(
                 "a first convolution that sees no other pixel",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets.masked_conv import CausalConv2d, Cursor
-from pyro_dgm.nets.shapes import check_event, positive_sizes
+from pyro_dgm.shapes import check_event, positive_sizes
 
 Maps = list[Tensor | None]
 """What a context adds to the feature maps of each layer; None where there is no context."""

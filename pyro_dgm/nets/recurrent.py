@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.nets.shapes import positive_sizes
+from pyro_dgm.shapes import positive_sizes
 
 
 class Memory(NamedTuple):

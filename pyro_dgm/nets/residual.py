@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pyro_dgm.nets.shapes import positive_sizes
+from pyro_dgm.shapes import positive_sizes
 
 
 class ResidualBlock(nn.Module):

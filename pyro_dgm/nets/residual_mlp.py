@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
-from pyro_dgm.nets.shapes import FlattenEvent, check_event, count_in_a_row, positive_sizes
+from pyro_dgm.nets.flatten import FlattenEvent
+from pyro_dgm.shapes import check_event, count_in_a_row, positive_sizes
 
 
 class ResidualMLP(nn.Module):

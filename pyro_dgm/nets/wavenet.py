@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets.causal_conv import CausalConv1d, queue_slots
-from pyro_dgm.nets.shapes import check_event, count_in_a_row, positive_sizes
+from pyro_dgm.shapes import check_event, count_in_a_row, positive_sizes
 
 
 class WaveNetWeights(NamedTuple):

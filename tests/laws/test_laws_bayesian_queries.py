@@ -4,13 +4,17 @@ A law is a function of one implementation, which takes a network first; each nam
 """
 
 import itertools
+import math
 
 import pyro
 import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO, infer_discrete
+from pyro.ops.einsum import torch_log
 
+from pyro_dgm.distributions import directed_tables
 from pyro_dgm.distributions.directed_tables import DirectedTables
+from pyro_dgm.models import BayesianNetwork
 from tests.laws.listed import as_tests, planted
 from tests.laws.random_networks import SEEDS, UP_TO_ROUNDING, joint, questions, random_network, summed
 
@@ -53,6 +57,25 @@ def knows_that_parents_screen_off(query):
                     evidence = {u: own.get(u, far) for u in others}
                     expected = network.table(name)[tuple(own[u] for u in network.parents[name])]
                     torch.testing.assert_close(query(network, [name], evidence), expected, **UP_TO_ROUNDING)
+
+
+def weighs_evidence_that_disagrees_by_any_factor(query):
+    """Two copies of a coin with 60 witnesses each, who all say the opposite of the other 60 but one: 820 nats for each
+    value from one side, against as many less one witness's; that witness decides."""
+    sides = {f"{side}{i}": side for side in "ab" for i in range(60)}
+    network = BayesianNetwork(
+        dict.fromkeys(["a", "b", *sides], 2), {"b": ["a"], **{name: [side] for name, side in sides.items()}}
+    ).double()
+    same, error = torch.eye(2, dtype=torch.float64), 1e-6
+    network.set_table("b", same)
+    for name in sides:
+        network.set_table(name, same * (1 - 2 * error) + error)
+    said = {name: int(side == "b" and name != "b7") for name, side in sides.items()}
+    against, rightly = math.log(error), math.log1p(-error)
+    log_p = torch.tensor([59 * against + 61 * rightly, 61 * against + 59 * rightly], dtype=torch.float64)
+    for name in "ab":
+        found = query(network, [name], said)
+        torch.testing.assert_close(found, log_p.softmax(0), rtol=1e-9, atol=0)
 
 
 def descendants(network, name):
@@ -108,6 +131,7 @@ def not_normalised(network, variables, evidence):
     return network().log_marginal([network.names.index(name) for name in variables], known).exp()
 
 
+by_pyros_sums = planted(query, directed_tables, _log_sum=torch_log.einsum)
 without_ancestors = planted(query, DirectedTables, _with_ancestors=lambda self, kept: sorted(kept))
 
 
@@ -209,6 +233,7 @@ LAWS = [
         {"query": query},
         {"wrong cells": with_the_wrong_cells, "a child known": with_a_child_known},
     ),
+    (weighs_evidence_that_disagrees_by_any_factor, {"query": query}, {"shifted alone": by_pyros_sums}),
     (
         has_the_probability_and_the_score_of_all_configurations,
         {"network": log_evidence},

@@ -21,6 +21,25 @@ def binary(n, shape=SHAPE):
     return (torch.rand(n, *shape) < 0.4).double()
 
 
+# ---- what a saved model holds
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed: models.FVSBN(SHAPE, shuffle=True, seed=seed),
+        lambda seed: models.NADE(SHAPE, hidden=4, shuffle=True, seed=seed),
+        lambda seed: models.MADE(SHAPE, hidden=(20, 20), num_masks=3, seed=seed),
+    ],
+    ids=["FVSBN", "NADE", "MADE"],
+)
+def test_orders_and_masks_are_saved_with_the_weights(make):
+    first, second = at_random(make(0)), make(1).double().eval()
+    second.load_state_dict(first.state_dict())
+    x = binary(5)
+    assert torch.equal(first().log_prob(x), second().log_prob(x))
+
+
 # ---- several masks
 
 
@@ -34,6 +53,18 @@ def test_in_evaluation_several_masks_are_a_mixture_and_in_training_one_is_drawn(
     seen = {min(range(3), key=lambda m: (each[m] - made().log_prob(x)).abs().max().item()) for _ in range(50)}
     assert seen == {0, 1, 2}  # one of them is missed in 50 draws with probability 5e-9
     assert all(bool((each == made().log_prob(x)).all(1).any()) for _ in range(10))
+
+
+def test_a_mixture_of_one_batch_is_that_of_each_of_more():
+    """In a plate longer than the batch, the members are expanded with it."""
+    made = at_random(models.MADE(SHAPE, hidden=(20,), num_masks=2, context_shape=(3,)))
+    c = torch.randn(1, 3, dtype=torch.float64)
+    with pyro.plate("data", 5):
+        x = pyro.sample("x", made(c))
+    assert x.shape == (5, *SHAPE)
+    torch.testing.assert_close(made(c).expand((5,)).log_prob(x), made(c.expand(5, 3)).log_prob(x))
+    with pytest.raises(InvalidInput, match="no members"):
+        distributions.Ensemble([])
 
 
 def test_draws_of_a_mixture_come_from_all_members():
@@ -111,6 +142,17 @@ class TestConditional:
         with pytest.raises(InvalidInput, match="labels and another context"):
             make(num_classes=3, context_shape=(2,))
 
+    def test_a_context_is_neither_left_out_nor_taken_for_a_batch(self, make):
+        given, plain = make(context_shape=(3,)), make()
+        with pytest.raises(IncompatibleModel, match=r"no context in .*expected contexts \(..., 3\)"):
+            given()
+        with pytest.raises(
+            IncompatibleModel, match=r"a context that is not taken in .*: \(7, 3\); expected none"
+        ):
+            plain(torch.zeros(7, 3))
+        with pytest.raises(IncompatibleModel, match="a context that is not taken"):
+            plain.sample(3, y=5)
+
     def test_it_is_a_decoder_and_particles_are_one_more_dimension(self, make):
         decoder = nn.Sequential(nn.Linear(2, 4), nn.Tanh())
         vae = models.VAE(SHAPE, 2, hidden=(6,), decoder=decoder, observation=make(context_shape=(4,)))
@@ -124,6 +166,14 @@ class TestConditional:
         torch.manual_seed(0)
         assert log_weights(vae.model, vae.guide, x, num_particles=4).shape == (4, 3)
         assert vae.sample(6).shape == (6, *SHAPE)
+
+
+def test_a_prior_does_not_start_at_the_mean_of_the_data():
+    prior = models.MADE((2,), observation=distributions.NormalObservation((2,)))
+    vae = models.VAE((2,), 2, hidden=(6,), prior=prior, observation=distributions.NormalObservation((2,)))
+    x = 7 + torch.randn(100, 2)
+    vae.initialize(x)
+    assert not prior.observation.offset.any() and vae.observation.offset.any()
 
 
 def test_it_is_a_prior_over_z():
@@ -177,6 +227,30 @@ def test_an_observation_of_a_users_own_is_drawn_from_and_has_the_same_density():
     x = binary(5).float()
     torch.testing.assert_close(program().log_prob(x), ours().log_prob(x))
     assert program.sample(4).shape == (4, *SHAPE)
+
+
+def test_waveforms_too_have_observations_of_a_users_own():
+    class Whole(nn.Module):
+        num_params = 1
+
+        def forward(self, params):
+            return pyro.distributions.Normal(params.squeeze(-2), 1.0).to_event(1)
+
+    program = models.WaveNet((6,), observation=Whole(), channels=4, num_layers=2)
+    x = program.sample(3)
+    assert x.shape == (3, 6) and program().log_prob(x).shape == (3,)
+
+
+def test_a_plain_function_may_be_the_observation():
+    p = distributions.Autoregressive(
+        lambda x, c: (x.cumsum(-1) - x).unsqueeze(-2) + c.unsqueeze(-2),
+        lambda params: pyro.distributions.Bernoulli(logits=params.squeeze(-2)).to_event(1),
+        torch.zeros(4, 2),
+        event_shape=(2,),
+    )
+    assert p.log_prob(p.sample()).shape == (4,)
+    with pytest.raises(ValueError, match="within the support"):
+        p.log_prob(torch.full((4, 2), 0.5))
 
 
 def test_a_network_of_a_users_own_is_sampled_naively():
@@ -247,7 +321,23 @@ def test_a_known_element_after_a_missing_one_is_refused():
             lambda: models.MADE(SHAPE, hidden=(7,), direct=False),
             r"a hidden layer too narrow for its masks in hidden",
         ),
+        (
+            lambda: models.MADE(SHAPE, hidden=(8,), direct=False, num_classes=3),
+            "hidden: .* expected 9 units or more",
+        ),
         (lambda: models.MADE(SHAPE, hidden=(), direct=False), "no layers in hidden"),
+        (
+            lambda: models.NADE(SHAPE, context_shape=(2, 3)),
+            r"a context of several dimensions in context_shape",
+        ),
+        (
+            lambda: models.PixelCNN((3, 2, 2), channels=2),
+            "fewer feature maps than channels in channels: 2; expected an integer >= 3",
+        ),
+        (
+            lambda: models.GatedPixelCNN((3, 2, 2), channels=1),
+            "fewer feature maps than channels in channels: 1",
+        ),
         (lambda: models.MADE(SHAPE, order=[0, 1, 1, 2, 3, 4, 5, 6, 7]), "no permutation in order"),
         (lambda: models.NADE(SHAPE, order=[1, 2, 3, 4, 5, 6, 7, 8, 9]), "no permutation in order"),
         (lambda: models.FVSBN(SHAPE, order=list(range(8))), "no permutation in order"),

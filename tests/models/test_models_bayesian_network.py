@@ -328,3 +328,13 @@ def test_no_network(cardinalities, parents, message):
 def test_no_answer(ask, message):
     with pytest.raises(InvalidInput, match=f"^{message}"):
         ask(mixed())
+
+
+def test_tables_of_a_users_own_are_checked_too():
+    half = torch.tensor([0.5, 0.5]).log()
+    with pytest.raises(InvalidInput, match="a cycle in parents: 0 -> 1 -> 0"):
+        DirectedTables([half.expand(2, 2), half.expand(2, 2)], [(1,), (0,)])
+    p = DirectedTables([half, half.expand(2, 2)], [(), (0,)])
+    for value in (-1, 0.7, 2):
+        with pytest.raises(InvalidInput, match=rf"no such value in evidence on variable 0: {value}"):
+            p.log_marginal([1], {0: torch.tensor(value)})

@@ -8,6 +8,7 @@ import torch
 import yaml
 from pyro.infer import SVI
 
+import pyro_dgm as dgm
 from pyro_dgm import experiment
 from pyro_dgm.cli import main
 from pyro_dgm.models.pixel_rnn import PixelRNN
@@ -102,3 +103,18 @@ def test_labels_and_contexts_change_the_density(layer) -> None:
         p = given(torch.randn(3, *shape))
         assert p.log_prob(x).unique().numel() == 3
         assert p.sample((2,)).shape == (2, 3, 1, 4, 3)
+
+
+@each_kind
+def test_it_trains_in_bfloat16(layer) -> None:
+    """Eight bits of mantissa: the losses agree to about 1 %, and not exactly."""
+    x = (torch.rand(40, 1, 4, 4) < 0.3).float()
+    losses = []
+    for precision in ("bfloat16", "float32"):
+        torch.manual_seed(0)
+        program = PixelRNN((1, 4, 4), hidden=4, num_layers=2, layer=layer)
+        history = dgm.fit(
+            program, ELBO(), dgm.data.Arrays(x), epochs=2, batch_size=20, precision=precision, progress=False
+        )
+        losses.append(history.column("loss"))
+    assert losses[0] == pytest.approx(losses[1], rel=0.02) and losses[0] != losses[1]

@@ -215,6 +215,12 @@ def test_compiled_draws_are_plain_draws_whatever_becomes_of_the_program(how):
     assert torch.equal(changed, compiled) and not torch.equal(changed, plain)
     assert list(program._steps._steps.values()) == [kept]
 
+    # Another observation, or another number in it, is drawn from anew.
+    program.observation.offset.zero_()
+    program.observation.levels = 4
+    (changed, _), (compiled, _) = both(program, 1, y=c)
+    assert torch.equal(changed, compiled)
+
     # A copy begins without what was compiled, and a program that has it can be copied and pickled.
     for twin in (copy.deepcopy(program), pickle.loads(pickle.dumps(program))):
         assert not twin._steps._steps
