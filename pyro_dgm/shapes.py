@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,7 +25,9 @@ def positive_sizes(sizes: Sequence[int], where: str) -> tuple[int, ...]:
         >>> positive_sizes([1, 8, 8], "data_shape")
         (1, 8, 8)
     """
-    if any(size < 1 for size in sizes):
+    if not isinstance(sizes, Iterable):
+        raise InvalidInput("no sequence", where=where, value=sizes, expected=f"[{sizes}], integers >= 1")
+    if any(size < 1 or size != int(size) for size in sizes):
         raise InvalidInput("bad size", where=where, value=tuple(sizes), expected="integers >= 1")
     return tuple(int(size) for size in sizes)
 

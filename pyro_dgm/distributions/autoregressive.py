@@ -126,6 +126,7 @@ class Autoregressive(TorchDistribution):
         """log p(x | c), exact; ``value`` (..., *event_shape) to (...)."""
         leading = value.shape[: max(0, value.dim() - len(self.event_shape))]
         check_event(value, tuple(self.event_shape), _DATA)
+        value = value if value.is_floating_point() else value.to(self._zeros().dtype)
         shape = torch.broadcast_shapes(leading, self.batch_shape)
         context = self.context
         if context is not None:
@@ -140,7 +141,7 @@ class Autoregressive(TorchDistribution):
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Draws, (*sample_shape, *batch_shape, *event_shape), element by element."""
-        return self._drawn(torch.Size(sample_shape) + self.batch_shape, None, None)
+        return self._drawn(torch.Size(sample_shape) + self.batch_shape, None, None)[0]
 
     def impute(self, x: Tensor, observed: Tensor) -> Tensor:
         """Data whose missing elements are drawn from their distribution given the others, exactly.
@@ -153,9 +154,13 @@ class Autoregressive(TorchDistribution):
             observed: boolean mask, (*event_shape), true where an element is known.
 
         Raises:
-            InvalidInput: data of another shape, a mask of another shape or type, or an element that is known after a
-                missing one.
+            InvalidInput: data of another shape, a known value outside the support, a mask of another shape or type, or
+                an element that is known after a missing one.
         """
+        return self.impute_and_weigh(x, observed)[0]
+
+    def impute_and_weigh(self, x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`impute` gives, and the log p of what is known, (...), by which several models are weighed."""
         check_event(x, tuple(self.event_shape), _DATA)
         if observed.shape != self.event_shape or observed.dtype != torch.bool:
             raise InvalidInput(
@@ -164,12 +169,23 @@ class Autoregressive(TorchDistribution):
                 value=f"{observed.dtype} {tuple(observed.shape)}",
                 expected=f"torch.bool {tuple(self.event_shape)}, for all data",
             )
+        possible = self._of_zeros()
+        x = torch.where(observed, x, possible.sample()).to(self._zeros().dtype)
+        inside = possible.support.check(x)
+        if not bool(inside.all()):
+            raise InvalidInput(
+                "values outside the support",
+                where="x",
+                value=f"known elements of {int((~inside).sum())} of {inside.numel()} data",
+                expected=f"values in {possible.support}",
+            )
         leading = x.shape[: x.dim() - len(self.event_shape)]
         shape = torch.broadcast_shapes(leading, self.batch_shape)
         return self._drawn(shape, x.expand(shape + self.event_shape), observed.flatten())
 
     @torch.no_grad()
-    def _drawn(self, shape: torch.Size, x: Tensor | None, observed: Tensor | None) -> Tensor:
+    def _drawn(self, shape: torch.Size, x: Tensor | None, observed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Data, and log p of what is observed of each, drawn not too many at once."""
         number = shape.numel()
         context = self.context
         if context is not None:
@@ -187,24 +203,26 @@ class Autoregressive(TorchDistribution):
                 )
             )
         if not pieces:
-            return self._zeros(*shape)
-        return torch.cat(pieces).reshape(shape + self.event_shape)
+            return self._zeros(*shape), self._zeros(*shape).flatten(len(shape)).sum(-1)
+        drawn, log_p = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        return drawn.reshape(shape + self.event_shape), log_p.reshape(shape)
 
     def _run(
         self, number: int, context: Tensor | None, given: Tensor | None, observed: Tensor | None
-    ) -> Tensor:
-        """Data (number, elements), drawn from first to last."""
+    ) -> tuple[Tensor, Tensor]:
+        """Data (number, elements), drawn from first to last, and log p of what is observed (number,)."""
         if self._conditionals is None:
             steps = naive_conditionals(self.network, self._zeros(), number, context, self._order)
         else:
             steps = self._conditionals(number, context)
-        x, missing = None, False
+        x, missing, log_p = None, False, torch.zeros(())
         index, params = next(steps)
         while True:
             if observed is not None and given is not None and bool(observed[index].all()):
                 if missing:
                     raise _known_too_late(int(index[0]))
                 value = given[:, index]
+                log_p = log_p + self._log_p_of(params, index, value)
             elif observed is not None and given is not None and bool(observed[index].any()):
                 raise _known_too_late(int(index[observed[index]][0]))
             else:
@@ -214,7 +232,13 @@ class Autoregressive(TorchDistribution):
             try:
                 index, params = steps.send(value)
             except StopIteration:
-                return x
+                return x, log_p.expand(number)
+
+    def _log_p_of(self, params: Tensor, index: Tensor, value: Tensor) -> Tensor:
+        """log p (n,) of the values (n, k) of elements; NaN where the observation is a user's own, of whole data."""
+        if not hasattr(self.observation, "at"):
+            return value.new_full((len(value),), math.nan)
+        return self.observation.at(params, index).log_prob(value).sum(-1)
 
     def _element(self, params: Tensor, index: Tensor) -> Tensor:
         """Draws (n, k) of elements at ``index`` for their outputs (n, num_params, k)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -84,3 +84,34 @@ class Ensemble(TorchDistribution):
                 drawn[mine.to(x.device)] = x
             assert drawn is not None
             return drawn.reshape(shape + self.event_shape)
+
+    def impute(self, x: Tensor, observed: Tensor) -> Tensor:
+        """Data whose missing elements are drawn from their distribution given the others, exactly.
+
+        Each member that has ``impute_and_weigh`` (:class:`Autoregressive` has) completes each datum; one completion is
+        drawn, with the probability of its member given what is known.
+
+        Args:
+            x: data, (..., *event_shape); missing elements may hold any value.
+            observed: boolean mask, (*event_shape), true where an element is known.
+
+        Raises:
+            InvalidInput: what a member raises; members that cannot say how probable what is known is.
+        """
+        found = [getattr(m, "impute_and_weigh", _cannot_impute)(x, observed) for m in self.members]
+        completions, log_p = (torch.stack(parts) for parts in zip(*found, strict=True))
+        if bool(log_p.isnan().any()):
+            _cannot_impute()
+        chosen = torch.distributions.Categorical(logits=log_p.movedim(0, -1)).sample()
+        chosen = chosen.reshape(1, *chosen.shape, *(1,) * len(self.event_shape))
+        return completions.gather(0, chosen.expand(1, *completions.shape[1:]))[0]
+
+
+def _cannot_impute(*_: Any) -> NoReturn:
+    raise InvalidInput(
+        "members that cannot be weighed",
+        where="members",
+        value="one without log p of single elements",
+        expected="Autoregressive distributions with an observation of this library",
+        cure="impute with one member alone",
+    )

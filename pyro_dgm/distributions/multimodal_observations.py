@@ -7,12 +7,25 @@ from collections.abc import Sequence
 import torch
 from pyro.distributions import Categorical, MixtureSameFamily, Normal
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_dgm.distributions.discretized_logistic import DiscretizedLogistic
 from pyro_dgm.distributions.grid_categorical import GridCategorical
 from pyro_dgm.distributions.numerics import positive
 from pyro_dgm.distributions.observations import Observation
 from pyro_dgm.errors import InvalidInput
+
+
+class _Mixture(MixtureSameFamily):
+    """A mixture with the support of its components, which is the same for all.
+
+    Torch's own support is a union of sets, which no bijection is registered for: a latent of it would know neither NUTS
+    nor autoguides.
+    """
+
+    @constraints.dependent_property
+    def support(self) -> constraints.Constraint:
+        return self.component_distribution.support
 
 
 class CategoricalObservation(Observation):
@@ -110,12 +123,10 @@ class DiscretizedLogisticMixtureObservation(_MixtureObservation):
             raise InvalidInput("bad floor", where="scale_floor", value=scale_floor, expected="a number > 0")
         self.scale_floor = scale_floor
 
-    def _elements(self, raw: Tensor, index: Tensor | None) -> MixtureSameFamily:
+    def _elements(self, raw: Tensor, index: Tensor | None) -> _Mixture:
         logits, loc, raw_scale = raw.chunk(3, dim=-1)
         scale = positive(raw_scale, self.scale_floor / (self.levels - 1))
-        return MixtureSameFamily(
-            Categorical(logits=logits), DiscretizedLogistic(loc, scale, levels=self.levels)
-        )
+        return _Mixture(Categorical(logits=logits), DiscretizedLogistic(loc, scale, levels=self.levels))
 
 
 class NormalMixtureObservation(_MixtureObservation):
@@ -147,8 +158,6 @@ class NormalMixtureObservation(_MixtureObservation):
             raise InvalidInput("bad floor", where="scale_floor", value=scale_floor, expected="a number > 0")
         self.scale_floor = scale_floor
 
-    def _elements(self, raw: Tensor, index: Tensor | None) -> MixtureSameFamily:
+    def _elements(self, raw: Tensor, index: Tensor | None) -> _Mixture:
         logits, loc, raw_scale = raw.chunk(3, dim=-1)
-        return MixtureSameFamily(
-            Categorical(logits=logits), Normal(loc, positive(raw_scale, self.scale_floor))
-        )
+        return _Mixture(Categorical(logits=logits), Normal(loc, positive(raw_scale, self.scale_floor)))

@@ -167,15 +167,7 @@ class BayesianNetwork(TractableModel):
         log_joint = self().log_marginal(wanted, known)
         rows = log_joint.shape[: log_joint.dim() - len(wanted)]
         log_p = log_joint.reshape(*rows, -1).logsumexp(-1)
-        impossible = (log_p == -math.inf).flatten()
-        if bool(impossible.any()):
-            row = int(impossible.nonzero()[0])
-            values = (
-                f"{self.names[v]} = {value.expand(rows).flatten()[row]:g}" for v, value in known.items()
-            )
-            where = f"evidence, row {row}" if rows else "evidence"
-            expected = "values that can occur together"
-            raise InvalidInput("of probability zero", where=where, value=", ".join(values), expected=expected)
+        self._refuse_impossible(log_p, known)
         return (log_joint - log_p.reshape([*rows, *(1,) * len(wanted)])).exp()
 
     def log_evidence(self, evidence: Evidence) -> Tensor:
@@ -196,9 +188,26 @@ class BayesianNetwork(TractableModel):
             evidence: values of variables that are known, by name; tensors (*rows) for many at once.
 
         Raises:
-            InvalidInput: an unknown name or value, or an elimination that takes too large a table.
+            InvalidInput: an unknown name or value, evidence of probability zero, or an elimination that takes too large
+                a table.
         """
-        return self().most_probable(self._known(evidence))
+        known = self._known(evidence)
+        found = self().most_probable(known)
+        self._refuse_impossible(self().log_prob(found), known)
+        return found
+
+    def _refuse_impossible(self, log_p: Tensor, known: Mapping[int, Tensor]) -> None:
+        """Raises where evidence has no probability, ``log_p`` (*rows)."""
+        impossible = (log_p == -math.inf).flatten()
+        if not bool(impossible.any()):
+            return
+        row = int(impossible.nonzero()[0])
+        values = (
+            f"{self.names[v]} = {value.expand(log_p.shape).flatten()[row]:g}" for v, value in known.items()
+        )
+        where = f"evidence, row {row}" if log_p.dim() else "evidence"
+        expected = "values that can occur together"
+        raise InvalidInput("of probability zero", where=where, value=", ".join(values), expected=expected)
 
     @property
     def parameter_counts(self) -> dict[str, int]:

@@ -69,6 +69,8 @@ class TractableModel(Program):
     def model(self, x: Tensor | None = None, y: Tensor | None = None, *, n: int = 1) -> Tensor:
         """p(x) or p(x | y); ``x`` (batch, *data_shape), or draws: ``n``, or one for each ``y``."""
         pyro.module(self.pyro_name, self)
+        if x is None and y is not None and not self.context_shape:
+            self.check_context(y)
         self._check(x, y)
         batch = x if y is None else y
         with pyro.plate("data", n if batch is None else len(batch)):
@@ -88,7 +90,12 @@ class TractableModel(Program):
         Args:
             num: number of draws.
             y: what is given: one for all draws, or one for each; labels are drawn by default.
+
+        Raises:
+            InvalidInput: a negative number, or another number of y.
         """
+        if num < 0:
+            raise InvalidInput("bad number", where="num", value=num, expected="an integer >= 0")
         c = self.contexts(num, y)
         return self().sample((num,)) if c is None else self(c).sample()
 

@@ -82,6 +82,14 @@ class WaveNet(AutoregressiveModel):
     ) -> None:
         observation = CategoricalObservation(data_shape) if observation is None else observation
         super().__init__(data_shape, observation, num_classes=num_classes, context_shape=context_shape)
+        levels = getattr(self.observation, "levels", input_levels)
+        if input_levels is not None and input_levels != levels:
+            raise InvalidInput(
+                "other levels than those of the observation",
+                where="input_levels",
+                value=input_levels,
+                expected="None, for samples as they are" if levels is None else f"{levels}, or None",
+            )
         self.context_network = context_network
         features = self._features_shape()
         self.network = WaveNetStack(

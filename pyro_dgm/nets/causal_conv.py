@@ -71,9 +71,14 @@ class CausalConv1d(nn.Module):
         """Map ``x``, (..., in_channels, T), to (..., out_channels, T)."""
         check_event(x, (self.in_channels, x.shape[-1]), "CausalConv1d input")
         rows = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
+        # Matrices that lie before the first sample for every output would multiply zeros, however far back they lie.
+        own = int(self.strict)
+        taps = min(self.kernel_size, 1 + max(0, x.shape[-1] - 1 - own) // self.dilation)
+        weight, dilation = self.conv.weight[..., self.kernel_size - taps :], self.dilation if taps > 1 else 1
         # The last sample is cut off where an output may not see it.
-        padded = nn.functional.pad(rows, (self.reach, -int(self.strict)))
-        return self.conv(padded).reshape((*x.shape[:-2], self.out_channels, x.shape[-1]))
+        padded = nn.functional.pad(rows, ((taps - 1) * dilation + own, -own))
+        out = nn.functional.conv1d(padded, weight, self.conv.bias, dilation=dilation)
+        return out.reshape((*x.shape[:-2], self.out_channels, x.shape[-1]))
 
 
 class Upsampling(nn.Module):
@@ -118,8 +123,8 @@ class Upsampling(nn.Module):
 def queue_slots(layers: Sequence[CausalConv1d], length: int) -> tuple[Tensor, int]:
     """Places where the past of layers is kept, when they run one sample at a time.
 
-    Each layer has a ring of as many places as it reaches back, all rings after one another in one tensor. At sample t
-    the earliest input that a layer sees makes room for its present one.
+    Each layer has a ring of as many places as it reaches back, or as there are samples if those are fewer, all rings
+    after one another in one tensor. At sample t the earliest input that a layer sees makes room for its present one.
 
     Args:
         layers: layers of the same kernel size, none strict.
@@ -137,8 +142,9 @@ def queue_slots(layers: Sequence[CausalConv1d], length: int) -> tuple[Tensor, in
     Reference: Fast WaveNet generation algorithm (Le Paine, Khorrami, Chang, Zhang, Ramachandran, Hasegawa-Johnson,
     Huang, 2016).
     """
-    sizes = torch.tensor([layer.reach for layer in layers])
+    sizes = torch.tensor([min(layer.reach, length) for layer in layers])
     starts = (sizes.cumsum(0) - sizes).unsqueeze(-1)
     distances = torch.stack([layer.dilation * torch.arange(1, layer.kernel_size) for layer in layers])
+    distances = distances.minimum(sizes.unsqueeze(-1))  # before the first sample: a place not filled yet
     times = torch.arange(length).reshape(-1, 1, 1)
     return starts + (times - distances) % sizes.unsqueeze(-1), int(sizes.sum())

@@ -13,6 +13,8 @@ from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets.causal_conv import CausalConv1d, queue_slots
 from pyro_dgm.shapes import check_event, count_in_a_row, positive_sizes
 
+_MOST_DOUBLINGS = 24  # of the dilation
+
 
 class WaveNetWeights(NamedTuple):
     """The weights of a :class:`WaveNetStack`, all layers side by side, each an affine map of rows: (..., in, out)."""
@@ -152,6 +154,18 @@ class WaveNetStack(nn.Module):
         gates = channels if gate_channels is None else gate_channels
         skips = 2 * channels if skip_channels is None else skip_channels
         count_in_a_row(num_layers * num_stacks, "num_layers * num_stacks")
+        if num_layers > _MOST_DOUBLINGS:
+            expected = f"at most {_MOST_DOUBLINGS}, the last of which looks {2 ** (_MOST_DOUBLINGS - 1)} samples back"
+            raise InvalidInput(
+                "a dilation beyond all sound", where="num_layers", value=num_layers, expected=expected
+            )
+        if input_levels is not None and input_levels < 2:
+            raise InvalidInput(
+                "too few levels",
+                where="input_levels",
+                value=input_levels,
+                expected="an integer >= 2, or None",
+            )
         self.num_params, self.channels, *_ = positive_sizes(
             (num_params, channels, gates, skips), "num_params, channels, gate_channels, skip_channels"
         )
@@ -216,6 +230,9 @@ class WaveNetStack(nn.Module):
 
         A ``step`` stands for :func:`one_sample`, such as the same compiled; what it returns is yielded.
         """
+        if self.context_features and context is not None:
+            event = (self.context_features, *self.data_shape) if self.local else (self.context_features,)
+            check_event(context, event, "WaveNetStack context")
         gates, weights = self._gates(), self.weights()
         bias = torch.stack([gate.conv.get_parameter("bias") for gate in gates]).unsqueeze(1)  # (L, 1, 2 G)
         c, matrices = bias.new_zeros(number, 0), bias.new_zeros(len(gates), 0, bias.shape[-1])

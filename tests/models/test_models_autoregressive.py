@@ -6,6 +6,8 @@ import re
 import pyro
 import pytest
 import torch
+from pyro.infer.autoguide import AutoIAFNormal, AutoNormal
+from scipy.stats import chi2
 from torch import nn
 
 import pyro_dgm as dgm
@@ -176,6 +178,26 @@ def test_a_prior_does_not_start_at_the_mean_of_the_data():
     assert not prior.observation.offset.any() and vae.observation.offset.any()
 
 
+@pytest.mark.parametrize(
+    "guide", [AutoNormal, AutoIAFNormal, None], ids=["AutoNormal", "AutoIAFNormal", "NUTS"]
+)
+def test_autoguides_and_nuts_know_a_latent_that_is_a_mixture_of_normals(guide):
+    prior = models.MADE((2,), observation=distributions.NormalMixtureObservation((2,), num_components=3))
+
+    def model():
+        z = pyro.sample("z", prior())
+        pyro.sample("x", pyro.distributions.Normal(z, 1.0).to_event(1), obs=torch.ones(2))
+
+    if guide is None:
+        run = pyro.infer.MCMC(pyro.infer.NUTS(model), num_samples=2, warmup_steps=2, disable_progbar=True)
+        run.run()
+        assert run.get_samples()["z"].shape == (2, 2)
+        return
+    guide = guide(model)
+    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), pyro.infer.Trace_ELBO())
+    assert math.isfinite(svi.step()) and guide()["z"].shape == (2,)
+
+
 def test_it_is_a_prior_over_z():
     prior = models.MADE(
         (3,), hidden=(8,), observation=distributions.NormalMixtureObservation((3,), num_components=2)
@@ -299,6 +321,50 @@ def test_in_float32_what_is_kept_differs_from_a_whole_pass_by_rounding_alone(pro
 # ---- completing
 
 
+def test_a_mixture_of_masks_completes_by_the_members_that_explain_what_is_known():
+    """20,000 completions have the probabilities of the mixture's own table, to 1e-6 by Pearson's test."""
+    made = at_random(models.MADE((4,), hidden=(9,), num_masks=3), scale=2.0)
+    observed = torch.tensor([True, True, False, False])
+    rows = torch.tensor([[1, 0, a, b] for a in (0, 1) for b in (0, 1)]).double()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        drawn = made().impute(rows[:1].expand(20_000, 4), observed)
+        p = made().log_prob(rows).softmax(0)
+        alike = torch.stack([made.masked(m).log_prob(rows).softmax(0) for m in range(3)]).mean(0)
+
+    def statistic(p):
+        counts = (drawn[:, None] == rows).all(-1).sum(0)
+        return ((counts - 20_000 * p) ** 2 / (20_000 * p)).sum().item()
+
+    assert statistic(p) < chi2.isf(1e-6, 3) < statistic(alike)  # the mutant: members that are all as likely
+    own = models.MADE(SHAPE, hidden=(9,), num_masks=2, observation=Own()).eval()
+    upper = torch.zeros(SHAPE, dtype=torch.bool)
+    upper[:, :1] = True
+    with pytest.raises(InvalidInput, match="members that cannot be weighed"):
+        own().impute(binary(2).float(), upper)
+
+
+def test_what_is_known_is_checked_and_may_be_of_any_type():
+    made = at_random(models.MADE((4,), hidden=(9,)))
+    observed = torch.tensor([True, True, False, False])
+    x = torch.tensor([[1, 0, 7, 7], [0, 1, 7, 7]])
+    assert torch.equal(made().impute(x, observed)[:, :2], x[:, :2].double())
+    for wrong in (255 * x, x * 0.5, torch.where(x == 0, torch.nan, x)):
+        with pytest.raises(
+            InvalidInput, match=r"values outside the support in x: known elements of [12] of 2 data"
+        ):
+            made().impute(wrong, observed)
+
+
+def test_data_may_be_whole_numbers_and_draws_none():
+    made = at_random(models.MADE((4,), hidden=(9,), num_masks=2))
+    x = torch.tensor([[1, 0, 1, 1]])
+    assert torch.equal(made().log_prob(x), made().log_prob(x.double()))
+    assert made.sample(0).shape == (0, 4)
+    with pytest.raises(InvalidInput, match="bad number in num: -1"):
+        made.sample(-1)
+
+
 def test_a_known_element_after_a_missing_one_is_refused():
     p = models.GatedPixelCNN(SHAPE, channels=4, num_layers=1)()
     upper = torch.zeros(SHAPE, dtype=torch.bool)
@@ -349,6 +415,18 @@ def test_a_known_element_after_a_missing_one_is_refused():
             r"wrong shape in context_shape: \(2, 3, 4\)",
         ),
         (lambda: models.NADE((0,)), "bad size in data_shape"),
+        (lambda: models.NADE((4.5,)), "bad size in data_shape"),
+        (lambda: models.NADE(4), r"no sequence in data_shape: 4; expected \[4\]"),
+        (lambda: models.WaveNet((6,), num_layers=25), "a dilation beyond all sound in num_layers: 25"),
+        (
+            lambda: models.WaveNet((6,), input_levels=16),
+            "other levels than those of the observation in input_levels",
+        ),
+        (
+            lambda: models.WaveNet((6,), input_levels=4, observation=distributions.NormalObservation((6,))),
+            "input_levels: 4; expected None",
+        ),
+        (lambda: nets.WaveNetStack((6,), 1, input_levels=0), "too few levels in input_levels: 0"),
         (lambda: models.MADE(()), "no dimensions in data_shape"),
         (lambda: distributions.CategoricalObservation(SHAPE, levels=1), "too few grey levels in levels: 1"),
         (

@@ -338,3 +338,11 @@ def test_tables_of_a_users_own_are_checked_too():
     for value in (-1, 0.7, 2):
         with pytest.raises(InvalidInput, match=rf"no such value in evidence on variable 0: {value}"):
             p.log_marginal([1], {0: torch.tensor(value)})
+
+
+def test_no_configuration_is_the_most_probable_given_what_cannot_be():
+    network = BayesianNetwork({"a": 2, "b": 2}, {"b": ["a"]})
+    network.set_table("a", [1.0, 0.0])
+    assert network.most_probable(evidence={"a": 0})[0] == 0
+    with pytest.raises(InvalidInput, match="of probability zero in evidence, row 1: a = 1"):
+        network.most_probable(evidence={"a": torch.tensor([0, 1])})

@@ -256,3 +256,30 @@ def twice(graph):
         return graph(*inputs)
 
     return run
+
+
+@pytest.mark.parametrize("kernel_size", [2, 3])
+def test_layers_that_reach_further_than_the_data_cost_no_more(kernel_size):
+    """With dilations up to 2^23 the density is that of what can be seen, and cached draws are naive ones."""
+    program = small(num_layers=24, kernel_size=kernel_size)
+    x = program.sample(4)
+    whole = program().log_prob(x)
+    for layer in program.network.gates[
+        4:
+    ]:  # a dilation of 16, more than the data are long, sees nothing but zeros
+        assert layer.dilation >= T
+        with torch.no_grad():
+            layer.conv.weight[..., :-1] = 1e6
+    torch.testing.assert_close(program().log_prob(x), whole, rtol=0, atol=0)
+    p = program()
+    naive = Autoregressive(lambda x, c: p.network(x, c), p.observation)
+    torch.manual_seed(1)
+    kept = p.sample((20,))
+    torch.manual_seed(1)
+    assert torch.equal(kept, naive.sample((20,)))
+
+
+def test_a_context_of_another_length_is_refused_by_the_sampler_too():
+    program = small(context_shape=(2, T))
+    with pytest.raises(InvalidInput, match="wrong event shape in WaveNetStack context"):
+        program(torch.randn(3, 2, T + 4, dtype=torch.float64)).sample()
