@@ -23,7 +23,8 @@ class MaskedMLP(nn.Module):
 
     with the masks of :func:`~pyro_dgm.nets.masked.causal_mask`, the last two strict. With one mask the hidden degrees
     are spread evenly, which lets each element see all before it; with several each is drawn at random, the elements'
-    order too with ``shuffle``. A context c is seen by everything; hidden units of degree 0 see nothing else.
+    order too with ``shuffle``. A context c is seen by everything; hidden units of degree 0 see nothing else. Orders and
+    masks are saved with the weights: a network that loads some takes theirs.
 
     Args:
         data_shape: shape of one datum, of D elements.

@@ -22,7 +22,7 @@ class SharedWeights(nn.Module):
               \theta_{o(t)} = b'_{o(t)} + E_{o(t)} c + V_{o(t)} h_t
 
     The sums are those of the element before plus one term, so that all D hidden layers of width H take D H additions
-    and not D^2 H.
+    and not D^2 H. The order is saved with the weights: a network that loads some takes theirs.
 
     Args:
         data_shape: shape of one datum, of D elements.
