@@ -136,18 +136,29 @@ def _evaluate(options: argparse.Namespace, changes: Changes) -> None:
 def _sample(options: argparse.Namespace, changes: Changes) -> None:
     from pyro_dgm.experiment import sample
 
-    path, shape = sample(
+    found = sample(
         options.folder,
         num=options.num,
+        y=options.y,
         out=options.out,
         seed=options.seed,
         overwrite=options.overwrite,
         trust=options.trust,
     )
     if options.json:
-        print_json({"samples": str(path), "shape": list(shape)})
+        labels = {} if found.y is None else {"y": found.y}
+        print_json({"samples": str(found.path), "shape": list(found.shape), **labels})
     else:
-        print(f"{shape[0]} samples: {path}")
+        print(f"{found.shape[0]} samples{_given(found.y)}: {found.path}")
+
+
+def _given(y: list[int] | None) -> str:
+    """Labels in words: the one of all samples, or how the classes go on in turn."""
+    if y is None:
+        return ""
+    classes = list(map(str, sorted(set(y))))
+    named = classes if len(classes) <= 4 else [*classes[:2], "...", classes[-1]]
+    return f" of y = {', '.join(named)}{' in turn' if 1 < len(classes) < len(y) else ''}"
 
 
 def _diagnose(options: argparse.Namespace, changes: Changes) -> None:

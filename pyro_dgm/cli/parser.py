@@ -94,7 +94,10 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
 def _sample(parser: argparse.ArgumentParser) -> None:
     _run(parser)
     parser.add_argument("--num", type=int, default=64, metavar="N", help="number of samples; default: 64")
-    kinds = ".png (means of p(x | z)), .npy (draws) or, of audio, .wav (draws as sound)"
+    parser.add_argument(
+        "--y", type=int, metavar="LABEL", help="of a run with labels; default: 0, 1, ..., each class in turn"
+    )
+    kinds = ".png (of images the means of p(x | z)), .npy (draws) or, of audio, .wav (draws as sound)"
     parser.add_argument("--out", metavar="FILE", help=f"{kinds}; default: RUN/samples.png")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")

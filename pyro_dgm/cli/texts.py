@@ -60,10 +60,13 @@ COMMANDS = {
         "  pyro-dgm evaluate runs/mine --data.train=/elsewhere/images.npz --trust\n",
     ),
     "sample": (
-        "Draws samples from a run.",
+        "Draws samples from a run.\n\n"
+        "A run with labels is drawn given 0, 1, ..., each class in turn, unless --y names one; images then have a\n"
+        "column for each class. --json tells the labels. The picture is that of train, without the test data.",
         "examples:\n"
         "  pyro-dgm sample runs/vae_digits\n"
         "  pyro-dgm sample runs/vae_digits --num 1000 --out digits.npy\n"
+        "  pyro-dgm sample runs/cvae_digits --y 7 --num 3 --out sevens.png\n"
         "  pyro-dgm sample runs/wavenet_tones --num 10 --out tones.wav\n",
     ),
     "diagnose": (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_dgm.data.array_files import Source, is_archive, read_archive, read_array, to_float32
 from pyro_dgm.data.checks import (
-    require_labels,
+    require_given,
     require_levels,
     require_shape,
     require_unit_interval,
@@ -39,7 +39,8 @@ class Arrays(Dataset):
         train: the data, (N, *data_shape), or the path of a file of them; booleans, integers or floats.
         val: the validation data.
         test: the test data.
-        train_labels: labels, (N,), whole numbers from 0; -1 for a datum without one.
+        train_labels: labels, (N,), whole numbers from 0, -1 for a datum without one; or real numbers to condition
+            on, (N, *shape), which have no classes.
         val_labels: labels of `val`; needed if both `val` and `train_labels` are given.
         test_labels: labels of `test`; the same.
         labels: whether to carry the labels found in an `.npz`.
@@ -115,8 +116,12 @@ class Arrays(Dataset):
         if labels or any(source is not None for source in tags.values()):
             named: dict[str, Tensor] = {}
             for name, x in given.items():
-                named[name] = _labels(tags[name], name, count=len(x), num_classes=num_classes)
-                num_classes = int(named["train"].max()) + 1 if num_classes is None else num_classes
+                named[name] = _given(tags[name], name, count=len(x), num_classes=num_classes)
+                first = named["train"]
+                if first.is_floating_point():
+                    _require_alike(named[name], f"{name}_labels", first)
+                elif num_classes is None:
+                    num_classes = int(first.max()) + 1
             ys = fill_missing(named)
         if levels is None and binarize == "none":
             warn_constant(xs[0], "train")
@@ -166,13 +171,23 @@ def _prepared(array: np.ndarray, where: str, *, scale: float | None, shape: tupl
     return x if scale is None else x / scale
 
 
-def _labels(source: Source | None, name: str, *, count: int, num_classes: int | None) -> Tensor:
+def _given(source: Source | None, name: str, *, count: int, num_classes: int | None) -> Tensor:
     where = f"{name}_labels"
     if source is None:
         raise InvalidInput(
             "no labels", where=where, expected="labels for every part or none", cure=f"{where}=..."
         )
-    return require_labels(read_array(source, where, key="y"), where, count=count, num_classes=num_classes)
+    y = read_array(source, where, key="y")
+    real = y.dtype.kind == "f" and y.ndim > 1
+    return require_given(to_float32(y, where) if real else y, where, count=count, num_classes=num_classes)
+
+
+def _require_alike(y: Tensor, where: str, first: Tensor) -> None:
+    if y.shape[1:] != first.shape[1:] or y.dtype != first.dtype:
+        expected = f"(N, {', '.join(map(str, first.shape[1:]))}) {first.dtype}, as train_labels"
+        raise InvalidInput(
+            "other labels", where=where, value=f"{tuple(y.shape)} {y.dtype}", expected=expected
+        )
 
 
 def fill_missing(given: dict[str, Tensor]) -> list[Tensor]:

@@ -196,7 +196,7 @@ def require_labels(
             where=where,
             value=f"{array[0]} at index 0, {array.dtype}",
             expected="an integer type",
-            cure="y.astype(int)",
+            cure="y.astype(int), or y[:, None] for numbers to condition on",
         )
     limit = np.iinfo(np.int64).max if num_classes is None else num_classes - 1
     bad = (array < -1) | (array > limit)
@@ -210,6 +210,36 @@ def require_labels(
             cure="-1 for such data, or another num_classes",
         )
     return y.long() if isinstance(y, Tensor) else torch.from_numpy(array.astype(np.int64))
+
+
+def require_given(
+    y: Tensor | np.ndarray, where: str, *, count: int, num_classes: int | None = None
+) -> Tensor:
+    """What a model may be given of each datum: labels, as :func:`require_labels`, or real numbers as they are.
+
+    Args:
+        y: labels, (N,), whole numbers; or finite real numbers (N, *shape), with at least one axis beside N.
+        where: what to call them in the message.
+        count: N.
+        num_classes: the number of classes; it makes real numbers an error.
+
+    Raises:
+        InvalidInput: another shape, labels that are none, or numbers that are not finite.
+
+    Example:
+        >>> require_given(torch.tensor([[0.5], [1.5]]), "y", count=2).shape
+        torch.Size([2, 1])
+    """
+    real = y.is_floating_point() if isinstance(y, Tensor) else y.dtype.kind == "f"
+    if not real or y.ndim < 2 or num_classes is not None:
+        return require_labels(y, where, count=count, num_classes=num_classes)
+    if len(y) != count:
+        raise InvalidInput(
+            "wrong shape", where=where, value=tuple(y.shape), expected=f"({count}, ...), one a datum"
+        )
+    given = torch.as_tensor(y)
+    require_finite(given, where)
+    return given
 
 
 def warn_constant(x: Tensor, where: str) -> None:

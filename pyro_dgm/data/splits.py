@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_dgm.data.checks import require_labels
+from pyro_dgm.data.checks import require_given
 from pyro_dgm.errors import InvalidInput
 
 Noise = Callable[[Tensor, Tensor], Tensor]
@@ -24,7 +24,8 @@ class Split:
         x: the data, (N, *data_shape), floating point, or bytes k (uint8) which stand for k/255 and are kept as they
             are, in a quarter of the memory; with `noise` it is what the noise is put on (the grey images of a
             dynamically binarised set, say), so look at `batch` for what a program sees.
-        y: class labels, (N,), whole numbers; -1 for a datum without a label.
+        y: class labels, (N,), whole numbers, -1 for a datum without a label; or real numbers to condition on,
+            (N, *shape), kept in the type of x.
         index: the number of each datum in the whole part, (N,); carried in batches where given.
         noise: the map `(x, u) -> x'` drawn anew for every batch; None leaves x as it is.
         dtype: floating-point type of the x of batches; by default that of x, float32 for bytes.
@@ -34,7 +35,8 @@ class Split:
         fields: the names of what `batch` returns, in order: "x", then "y" and "index" where there are any.
 
     Raises:
-        InvalidInput: no data, x neither floating point nor bytes, or y not one whole number for each datum.
+        InvalidInput: no data, x neither floating point nor bytes, or y neither one whole number for each datum nor
+            finite numbers (N, *shape).
 
     Example:
         >>> split = Split(torch.arange(6.0).reshape(3, 2), torch.tensor([0, 1, 1]))
@@ -66,7 +68,8 @@ class Split:
         default = x.dtype if x.is_floating_point() else torch.float32
         self.dtype = default if dtype is None else dtype
         self.stored = x.to(self.dtype) if x.is_floating_point() else x
-        self.y = y if y is None else require_labels(y, "y", count=len(x))
+        given = None if y is None else require_given(y, "y", count=len(x))
+        self.y = given.to(self.dtype) if given is not None and given.is_floating_point() else given
         self.index = index
         self.noise = noise
         extra = {"y": self.y, "index": index}
@@ -101,7 +104,7 @@ class Split:
         return (x, *(column.index_select(0, index) for column in self._extra))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Split:
-        """The same data on another device, or x in another floating-point type.
+        """The same data on another device, or x (and a y of real numbers) in another floating-point type.
 
         A type of fewer bits than float32 rounds grey levels and uniform noise: leave x in float32 and let the
         network be the one that computes in bfloat16.
@@ -120,7 +123,7 @@ class Dataset(ABC):
         parts: the part to fit, the part to choose by and the part to report.
         preprocessing: all that changes the numbers, as plain data: source, split, binarisation, scale...
         levels: the number of values that each element takes; None for real-valued data.
-        num_classes: the number of classes of `y`; None where batches carry no labels.
+        num_classes: the number of classes of `y`; None where batches carry no labels, or real numbers for `y`.
         bits_offset: what `bits_per_dim` adds: log2(levels) for dequantised data, else 0.
 
     Attributes:
@@ -151,7 +154,8 @@ class Dataset(ABC):
         self.train, self.val, self.test = parts
         self.data_shape: tuple[int, ...] = tuple(self.train.stored.shape[1:])
         self.levels = levels
-        self.num_classes = None if self.train.y is None else num_classes
+        y = self.train.y
+        self.num_classes = None if y is None or y.is_floating_point() else num_classes
         self.preprocessing = preprocessing
         self._bits_offset = bits_offset
 

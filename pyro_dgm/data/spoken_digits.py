@@ -165,6 +165,7 @@ def _read(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as stream, wave.open(stream) as file:
             kind = (file.getnchannels(), file.getsampwidth(), file.getframerate())
+            size = file.getnframes() * file.getnchannels() * file.getsampwidth()
             content = file.readframes(file.getnframes())
     except FileNotFoundError as problem:
         raise ResourceError(
@@ -173,12 +174,20 @@ def _read(path: Path) -> np.ndarray:
     except OSError as problem:
         raise ResourceError("cannot be read", where=str(path), value=problem.strerror) from problem
     except (wave.Error, EOFError) as problem:
-        raise IntegrityError("damaged recording", where=str(path), value=problem) from problem
-    if kind != (1, 2, SAMPLE_RATE) or len(content) % 2:
+        value = str(problem) or "it ends within its header"  # EOFError says nothing
+        value = value if path.stat().st_size else "an empty file"
+        raise _damaged(path, value) from problem
+    if kind != (1, 2, SAMPLE_RATE):
         raise IntegrityError(
             "not a published recording",
             where=str(path),
-            value=f"{kind[0]} channels, {8 * kind[1]} bits, {kind[2]} Hz",
+            value=f"{kind[0]} channel{'s' * (kind[0] != 1)}, {8 * kind[1]} bits, {kind[2]} Hz",
             expected=f"1 channel, 16 bits, {SAMPLE_RATE} Hz",
         )
+    if len(content) != size:
+        raise _damaged(path, f"it ends after {len(content)} of {size} bytes of samples")
     return np.frombuffer(content, dtype="<i2")
+
+
+def _damaged(path: Path, value: str) -> IntegrityError:
+    return IntegrityError("damaged recording", where=str(path), value=value, cure=f"cloning {_URL} again")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,16 @@ class Draws:
     divergences: Mapping[str, Variable]
     without_predictions: str = ""
 
+    def repeated(self, times: int) -> Draws:
+        """The same with each draw as many times as asked."""
+        groups = {
+            group: variables
+            if group == OBSERVED
+            else {name: _repeated(one, times) for name, one in variables.items()}
+            for group, variables in self.groups.items()
+        }
+        return replace(self, groups=groups, log_weight=_repeated(self.log_weight, times))
+
     @property
     def num_samples(self) -> int:
         """Number of draws."""
@@ -84,6 +94,9 @@ def take_draws(
 ) -> Draws:
     """Draws from the guide, each with its weight, likelihood and prediction, in passes of bounded memory.
 
+    Without latents all draws have the same weight and likelihood: unless there are predictions to draw, the pair runs
+    once.
+
     Args:
         model: Pyro model, called with the batch.
         guide: Pyro guide, called with the batch.
@@ -99,8 +112,9 @@ def take_draws(
     given = given or {}
     with Given({name: values[0] for name, values in given.items()}):
         layout = inspect_pair(model, guide, batch, num_samples)
+    is_exact = not (layout.has_latents or given or predicts)
     rows, weights, divergences = (
-        _Rows(model, batch, num_samples, predicts=predicts),
+        _Rows(model, batch, 1 if is_exact else num_samples, predicts=predicts),
         _Weights(),
         _Divergences(),
     )
@@ -116,12 +130,13 @@ def take_draws(
                 divergences.add(model_trace, guide_trace)
             rows.add(model_trace)
     model_trace = runs[0][0]
-    return Draws(
+    draws = Draws(
         rows.table.groups,
         weights.variable(model_trace),
         divergences.variables(model_trace, num_samples),
         rows.without_predictions,
     )
+    return draws.repeated(num_samples) if is_exact else draws
 
 
 class _Rows:
@@ -218,6 +233,10 @@ def _found(model_trace: Trace) -> dict[tuple[str, str], Found]:
         if not _is_factor(site):
             found[OBSERVED, name] = Found(site["value"], site, site["fn"].event_dim)
     return found
+
+
+def _repeated(variable: Variable, times: int) -> Variable:
+    return Variable(np.repeat(variable.values, times, axis=0), variable.dims)
 
 
 def _predicted(

@@ -36,7 +36,11 @@ _LOCAL = (
 
 
 def to_inferencedata(
-    model: Callable[..., Any], guide: Callable[..., Any] | AbstractMCMC, *batch: Any, num_samples: int = 200
+    model: Callable[..., Any],
+    guide: Callable[..., Any] | AbstractMCMC,
+    *batch: Any,
+    num_samples: int = 200,
+    predicts: bool = True,
 ) -> InferenceData:
     r"""Draws from a guide or of Markov chains with all that belongs to them, as arviz and its plots take them.
 
@@ -68,6 +72,8 @@ def to_inferencedata(
         guide: Pyro guide, called with the batch; or a run of ``pyro.infer.MCMC`` on the same model and batch.
         batch: positional arguments of both.
         num_samples: number S of draws from the guide; of chains, all are taken.
+        predicts: whether a guide's draws have ``posterior_predictive`` and ``kl_{site}``; without latents the rest
+            needs one run of the pair alone.
 
     Raises:
         InvalidInput: no data, no draws, data subsampled at random, or a pair without weights.
@@ -102,7 +108,7 @@ def to_inferencedata(
         draws, num_chains = take_chains(model, guide, batch)
         stats["diverging"] = divergences(guide, num_chains, draws.num_samples // num_chains)
     else:
-        draws = take_draws(model, complete_guide(model, guide, batch), batch, num_samples)
+        draws = take_draws(model, complete_guide(model, guide, batch), batch, num_samples, predicts=predicts)
     groups = {name: dict(variables) for name, variables in draws.groups.items()}
     is_local = draws.is_local
     if is_local:

@@ -124,25 +124,26 @@ def training_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     save_figure(figure, path)
 
 
-def scatter(data: Tensor, samples: Tensor, path: Path) -> None:
+def scatter(data: Tensor | None, samples: Tensor, path: Path) -> None:
     """Data and samples in the plane of their first two coordinates.
 
     Args:
-        data: (N, D) with D at least 2.
+        data: (N, D) with D at least 2; None for samples alone.
         samples: (M, D).
         path: the file to write.
 
     Raises:
         InvalidInput: another shape.
     """
-    for name, points in (("data", data), ("samples", samples)):
+    given = {"samples": samples} if data is None else {"data": data, "samples": samples}
+    for name, points in given.items():
         if points.dim() != 2 or points.shape[1] < 2:
             raise InvalidInput(
                 "no points in a plane", where=name, value=tuple(points.shape), expected="(N, D >= 2)"
             )
     figure, axes = new_figure(4.5, 4.5)
-    clouds = (("data", data, GREY, "o"), ("samples", samples, BLUE, "x"))
-    for label, points, colour, marker in clouds:
+    for label, points in given.items():
+        colour, marker = {"data": (GREY, "o"), "samples": (BLUE, "x")}[label]
         x, y = points[:, 0].tolist(), points[:, 1].tolist()
         axes.scatter(x, y, s=10, label=label, color=colour, marker=marker, linewidths=0.7, alpha=0.7)
     axes.set_aspect("equal", adjustable="datalim")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +16,8 @@ from pyro_dgm.data import Dataset
 from pyro_dgm.errors import Fault, InvalidInput
 from pyro_dgm.evaluation.ledger import Published
 from pyro_dgm.experiment.class_names import check_config, check_keys, class_nodes, resolve
-from pyro_dgm.experiment.config import NODE_KEYS, Config, normalize, parse_yaml
+from pyro_dgm.experiment.config import Config, normalize, parse_yaml
+from pyro_dgm.experiment.mismatch import mismatch
 from pyro_dgm.program import Program
 
 # A section that is a function's keyword arguments: the function, and its arguments that are no plain values.
@@ -140,7 +140,7 @@ def naming(config: Config) -> Iterator[None]:
         maker = _key_of_maker(fault, config)
         raise (_named(fault, f"{maker}.init_args") if maker else fault) from fault.__cause__
     except (ArgumentError, TypeError, ValueError) as error:
-        raise _mismatch(str(error), config) from error
+        raise mismatch(str(error), config) from error
 
 
 def _key_of(error: _ConstructorError, config: Config) -> str:
@@ -179,29 +179,3 @@ def _named(error: BaseException | None, key: str) -> Fault:
         )
     except Exception as other:
         return InvalidInput("refused", where=key, value=f"{type(other).__name__}: {other}")
-
-
-def _mismatch(text: str, config: Config) -> InvalidInput:
-    """The parser's indented report in one line: the key, its value, and the types that would do."""
-    value: Any = config
-    path: list[str] = []
-    for name in [part for key in re.findall(r'Parser key "([^"]+)"', text) for part in key.split(".")]:
-        if isinstance(value, dict) and "class_path" in value and name not in NODE_KEYS:
-            value = value.get("init_args", {})
-            path.append("init_args")
-        if not isinstance(value, dict) or name not in value:
-            break
-        value = value[name]
-        path.append(name)
-    missing = re.search(r"arguments are required: ([\w., ]+)", text)
-    if missing:
-        return InvalidInput("missing key", where=".".join([*path, "init_args"]), expected=missing[1])
-    untyped = re.search(r"Parameter '(\w+)' from '([\w.]+?)(?:\.__init__)?' does not specify a type", text)
-    if untyped:
-        key = ".".join([*path, "init_args", untyped[1]])
-        expected = f"one, as {untyped[1]}: int in {untyped[2]}"
-        return InvalidInput("argument without an annotation", where=key, expected=expected)
-    wanted = re.findall(r"Expected an? (?:<class '([^']+)'>|([^\n]+?))(?:\. Got value|\n|$)", text)
-    types = [(a or b).replace("NoneType", "null").replace("typing.", "") for a, b in wanted]
-    expected = " or ".join(dict.fromkeys(types)) or " ".join(text.split())[-200:]
-    return InvalidInput("wrong value", where=".".join(path) or "the config", value=value, expected=expected)

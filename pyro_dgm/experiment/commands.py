@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pyro_dgm.atomic import replacing
-from pyro_dgm.data import WaveFormat
-from pyro_dgm.diagnostics.pictures import image_grid
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.evaluation.ledger import Ledger, read_ledger, write_ledger
 from pyro_dgm.experiment.estimate import FUNCTIONS, estimate
 from pyro_dgm.experiment.posterior import NUM_DATA, NUM_SAMPLES, Diagnosis, draw_posterior
 from pyro_dgm.experiment.report import Report, ReportOptions, report_run
 from pyro_dgm.experiment.run import LEDGER, load_run, read_run_config
-from pyro_dgm.experiment.run_pictures import draw_samples
-from pyro_dgm.experiment.wave_files import draw_waves, save_wave, wave_format_of_run
+from pyro_dgm.experiment.samples import draw_picture, draw_samples
+from pyro_dgm.experiment.wave_files import save_wave, wave_format_of_run
 from pyro_dgm.program import Program
 from pyro_dgm.training.lock import FolderLock
 from pyro_dgm.training.options import check_seed
@@ -110,66 +107,76 @@ def diagnose(
     return diagnosis, report
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """Samples that were written.
+
+    Args:
+        path: the file.
+        shape: of the samples, (num, *data_shape).
+        y: the labels that they were drawn given, one for each; None where the program takes none.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    y: list[int] | None = None
+
+
 def sample(
     folder: str | Path,
     *,
     num: int = 64,
+    y: int | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     overwrite: bool = False,
     trust: bool = False,
-) -> tuple[Path, tuple[int, ...]]:
-    """Draws samples from a run into a file: a picture of means (.png), the draws themselves (.npy), or sound (.wav).
+) -> Sampled:
+    """Draws samples from a run into a file: a picture (.png), the draws themselves (.npy), or sound (.wav).
 
-    Of audio the picture shows the waveforms of the first eight draws; sound has 16 bits and the rate of the data, one
-    draw after the other with a quarter of a second between them.
+    The picture is that of ``train``, without the test data: of images their means, of audio the waveforms of the
+    first eight draws, of vectors of whole numbers the first 64 as rows of cells, of other vectors the first two
+    coordinates. Sound has 16 bits and the rate of the data, one draw after the other with a quarter of a second
+    between them.
 
     Args:
         folder: directory of a run.
         num: number of samples.
+        y: label of all samples, of a run with labels; by default 0, 1, ..., each class in turn, and then from 0 again.
         out: the file, whose folder is made if need be; by default the picture ``samples.png`` of the run is made anew.
         seed: of the draws.
         overwrite: whether ``out`` may exist.
         trust: see :func:`load`.
 
-    Returns:
-        The file and the shape of the samples.
-
     Raises:
-        InvalidInput: no such kind of file, or it exists, or the model cannot be drawn from.
+        InvalidInput: no such kind of file, or it exists, or the model cannot be drawn from or has no such label.
     """
     path = Path(folder) / "samples.png" if out is None else Path(out)
     check_seed(seed)
-    writers: dict[str, Callable[[torch.Tensor, Path], None]] = {".png": image_grid, ".npy": _save_array}
-    if path.suffix not in (*writers, ".wav"):
-        expected = ", ".join(writers) + " or .wav"
+    kinds = (".png", ".npy", ".wav")
+    if path.suffix not in kinds:
+        expected = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
         raise InvalidInput("no such kind of file", where="--out", value=path, expected=expected)
     if out is not None and path.exists() and not overwrite:
         raise InvalidInput("output exists", where="--out", value=path, cure="another name, or --overwrite")
     config = read_run_config(Path(folder))
     heard = wave_format_of_run(config)
-    if heard is not None:
-        writers[".png"] = partial(_draw_waves, wave_format=heard)
-        writers[".wav"] = partial(save_wave, wave_format=heard)
-    elif path.suffix == ".wav":
+    if heard is None and path.suffix == ".wav":
         data = config["data"]["class_path"]
-        expected = f"{' or '.join(writers)} for data that are no audio of pyro_dgm ({data})"
+        expected = f".png or .npy for data that are no audio of pyro_dgm ({data})"
         raise InvalidInput("no sound of these data", where="--out", value=path, expected=expected)
     program = load_run(folder, FUNCTIONS, trust=trust).program
     with forked(torch.device("cpu"), seed=seed):
-        samples = draw_samples(program, num, mean=heard is None and path.suffix == ".png")
+        samples = draw_samples(program, num, y=y, mean=path.suffix == ".png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    writers[path.suffix](samples, path)
-    return path, tuple(samples.shape)
-
-
-def _draw_waves(samples: torch.Tensor, path: Path, *, wave_format: WaveFormat) -> None:
-    draw_waves({"samples": samples}, path, wave_format=wave_format)
-
-
-def _save_array(samples: torch.Tensor, path: Path) -> None:
-    with replacing(path) as temporary:
-        np.save(temporary, samples.numpy(), allow_pickle=False)
+    if path.suffix == ".png":
+        draw_picture(samples, path, wave_format=heard)
+    elif heard is not None and path.suffix == ".wav":
+        save_wave(samples.x, path, wave_format=heard)
+    else:
+        with replacing(path) as temporary:
+            np.save(temporary, samples.x.numpy(), allow_pickle=False)
+    return Sampled(path, tuple(samples.x.shape), None if samples.y is None else samples.y.tolist())
 
 
 def load(folder: str | Path, *, trust: bool = False) -> Program:

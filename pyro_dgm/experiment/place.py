@@ -114,7 +114,9 @@ class Place:
         self._begun = True
         shutil.rmtree(self.folder / _ASIDE, ignore_errors=True)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, InvalidInput) and not saved(self.folder):
+            self._begun = False  # data that the first steps refused: nothing was trained
         with self._stack:
             if not self._begun and not self.goes_on:
                 self._clear()

@@ -20,6 +20,7 @@ from pyro_dgm.evaluation.ledger import Ledger
 from pyro_dgm.experiment.run import POSTERIOR, Run
 from pyro_dgm.objectives.enumerated import complete_guide
 from pyro_dgm.objectives.inspection import inspect_pair
+from pyro_dgm.program import Program
 from pyro_dgm.training.options import check_counts
 from pyro_dgm.training.random_state import forked
 
@@ -69,7 +70,9 @@ class Diagnosis:
 def draw_posterior(run: Run, *, num_samples: int = NUM_SAMPLES, num_data: int = NUM_DATA) -> Diagnosis:
     """Draws from the guide on the first test data, and writes them.
 
-    Random numbers are drawn from the seed of the training, so that the draws repeat.
+    Without latent variables there is nothing to draw: the file has log p(x) and no predictions, which can take minutes
+    where x is drawn element by element. Random numbers are drawn from the seed of the training, so that the draws
+    repeat.
 
     Args:
         run: a run with its data.
@@ -87,7 +90,13 @@ def draw_posterior(run: Run, *, num_samples: int = NUM_SAMPLES, num_data: int = 
         raise InvalidInput("one draw, which has no spread", where="num_samples", expected="at least 2")
     with forked(run.device, seed=run.config["training"]["seed"]):
         batch = run.batch(data.test[:num_data])
-        idata = to_inferencedata(program.model, program.guide, *batch, num_samples=num_samples)
+        idata = to_inferencedata(
+            program.model,
+            program.guide,
+            *batch,
+            num_samples=num_samples,
+            predicts=_has_latents(program, batch),
+        )
     path = run.folder / POSTERIOR
     write_inferencedata(idata, path)
     return Diagnosis(path, idata, reliability(idata))
@@ -103,7 +112,8 @@ def posterior_if_any(run: Run) -> Diagnosis | None:
     try:
         if (idata := _read(path)) is not None:
             return Diagnosis(path, idata, reliability(idata))
-        if not _has_latents(run):
+        assert run.data is not None  # of callers here, not of users
+        if not _has_latents(run.program, run.batch(run.data.test[:2])):
             logger.info("no %s: the model has no latent variables", POSTERIOR)
             return None
         return draw_posterior(run)
@@ -124,10 +134,7 @@ def _read(path: Path) -> InferenceData | None:
         return None
 
 
-def _has_latents(run: Run) -> bool:
-    program, data = run.program, run.data
-    assert data is not None
-    batch = run.batch(data.test[:2])
+def _has_latents(program: Program, batch: tuple[Any, ...]) -> bool:
     return inspect_pair(program.model, complete_guide(program.model, program.guide, batch), batch).has_latents
 
 

@@ -12,10 +12,8 @@ import torch
 from jsonargparse import Namespace
 from pyro import poutine
 from torch import nn
-from torch.distributions import constraints
 
-from pyro_dgm.data import Dataset, Split
-from pyro_dgm.data.checks import require_binary
+from pyro_dgm.data import Dataset
 from pyro_dgm.errors import Fault, IncompatibleModel, InvalidInput
 from pyro_dgm.evaluation.likelihood import log_likelihood
 from pyro_dgm.experiment.build import naming
@@ -23,12 +21,13 @@ from pyro_dgm.experiment.config import Config
 from pyro_dgm.experiment.memory import bounded
 from pyro_dgm.objectives.player import HasPlayers, adam
 from pyro_dgm.program import Program
+from pyro_dgm.training.fields import require_fields
 from pyro_dgm.training.random_state import forked
 from pyro_dgm.training.steps import Players, require_loss, split_loss
+from pyro_dgm.training.supports import require_supported
 
 _FEW = 4  # data in the rehearsed batch: enough for a plate, few enough for the largest model
 _TABLE = "Trace Shapes:"  # Pyro's table of all sites, which it adds to errors of a model, fits on no line
-_ROWS = 4096  # data checked at a time
 
 
 def rehearse(objects: Namespace, config: Config) -> None:
@@ -47,11 +46,12 @@ def rehearse(objects: Namespace, config: Config) -> None:
     with forked(torch.device("cpu")):
         # No more data than training will have in a batch: batch normalisation refuses a single one.
         batch_size = min(_FEW, len(data.train), max(1, objects.training.batch_size))
+        require_fields(data.train, (program.model, program.guide))
         with bounded():
             batch = data.train.batch(torch.arange(batch_size))
             _run("program", program.materialize, *batch)
         # A bound takes as long as the model itself: it is for the first run, and for the particles of the objective.
-        _check_observations(program, data, batch)
+        _check_observations(program, data, batch_size=batch_size)
         modules = [module for module in (program, objective) if isinstance(module, nn.Module)]
         kept = [copy.deepcopy(module.state_dict()) for module in modules]
         if isinstance(objective, HasPlayers):
@@ -112,21 +112,17 @@ def _run(key: str, function: Any, *args: Any, **kwargs: Any) -> Any:
         ) from error
 
 
-def _check_observations(program: Program, data: Dataset, batch: tuple[Any, ...]) -> None:
+def _check_observations(program: Program, data: Dataset, *, batch_size: int) -> None:
     """Each element of the data must be one that its observation can give; else the bound is of no model."""
-    guide_trace = poutine.trace(program.guide).get_trace(*batch)
-    trace = poutine.trace(poutine.replay(program.model, trace=guide_trace)).get_trace(*batch)
-    for name in trace.observation_nodes:
-        support = trace.nodes[name]["fn"].support
-        base = getattr(support, "base_constraint", support)
-        if base is constraints.boolean and name in data.train.fields:
-            for part in ("train", "val", "test"):
-                _require_binary(getattr(data, part), name, part)
 
+    def density(*batch: Any) -> None:
+        guide_trace = poutine.trace(program.guide).get_trace(*batch)
+        trace = poutine.trace(poutine.replay(program.model, trace=guide_trace)).get_trace(*batch)
+        trace.compute_log_prob()
 
-def _require_binary(split: Split, field: str, part: str) -> None:
-    for rows in torch.arange(len(split)).split(_ROWS):
-        require_binary(split.batch(rows)[split.fields.index(field)], f"data.{part}")
+    parts = {f"data.{part}": getattr(data, part) for part in ("train", "val", "test")}
+    pair = (program.model, program.guide)
+    require_supported(parts, pair, refuses=density, device=torch.device("cpu"), batch_size=batch_size)
 
 
 def _check_optimizer(objects: Namespace, config: Config) -> None:

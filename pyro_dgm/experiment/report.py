@@ -20,7 +20,8 @@ from pyro_dgm.errors import Fault
 from pyro_dgm.evaluation.ledger import Ledger, quantity_of, read_ledger
 from pyro_dgm.experiment.estimate import given_fields
 from pyro_dgm.experiment.run import LEDGER, REPORT, REPORT_PICTURES, Run
-from pyro_dgm.experiment.run_pictures import draw_pictures, draw_samples
+from pyro_dgm.experiment.run_pictures import draw_pictures
+from pyro_dgm.experiment.samples import draw_samples
 from pyro_dgm.training.options import check_counts
 from pyro_dgm.training.random_state import forked
 
@@ -154,7 +155,7 @@ def _pictures(run: Run, test: tuple[Any, ...], found: Examination, folder: Path)
     shown = []
     if "samples" in drawn:
         path, images = folder / "samples.png", test[0][:_NUM_IMAGES]
-        grids_beside(images.cpu(), draw_samples(program, len(images), mean=True), path)
+        grids_beside(images.cpu(), draw_samples(program, len(images), mean=True).x, path)
         drawn_as = " (means of p(x | z))" if found.has_latents else ""
         shown.append(Picture(path, f"Test data, and at the right draws from the model{drawn_as}"))
     if "reconstructions" in drawn:

@@ -38,12 +38,14 @@ def check_given(
     if y is None:
         if x is None and num_classes is not None:
             return  # labels are drawn
-        raise IncompatibleModel(
-            "no y to condition on",
-            where=owner,
-            expected="batches (x, y), as labelled data give them" if x is not None else "y=...",
-            cure="labels: true in the data" if x is not None else "model(y=...) or sample(num, y=...)",
-        )
+        if x is None:
+            expected, cure = "y=...", "model(y=...) or sample(num, y=...)"
+        elif num_classes is not None:
+            expected, cure = "batches (x, y), as labelled data give them", "labels: true in the data"
+        else:
+            expected = f"batches (x, y), y of floats ({', '.join(map(str, ('N', *shape)))})"
+            cure = "Arrays(x, train_labels=y), or Split(x, y)"
+        raise IncompatibleModel("no y to condition on", where=owner, expected=expected, cure=cure)
     wanted = ("batch" if x is None else len(x), *shape)
     if y.dim() != len(wanted) or y.shape[1:] != wanted[1:] or (x is not None and len(y) != len(x)):
         expected = f"({', '.join(map(str, wanted))}), one for each datum"

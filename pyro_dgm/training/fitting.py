@@ -34,6 +34,7 @@ from pyro_dgm.training.options import (
 from pyro_dgm.training.resumption import go_on, require_saved, was_compiled
 from pyro_dgm.training.run_folder import RunFolder
 from pyro_dgm.training.steps import Players
+from pyro_dgm.training.supports import require_supported
 from pyro_dgm.training.validation import BestWeights
 
 
@@ -64,6 +65,9 @@ def fit(
     progress: bool = True,
 ) -> History:
     r"""Training by stochastic gradient descent.
+
+    Before the first step, one pass looks for values that an observed site of the program can never take, in training
+    and validation data, and the names of the data's fields are compared with the arguments of model and guide.
 
     Each step draws a batch B and moves the parameters along :math:`\nabla L(B) / |B|`, so that losses,
     gradient norms and learning rates are per datum. Before an update, loss and gradient are checked; a bad
@@ -123,7 +127,7 @@ def fit(
         One row an epoch, and why training ended.
 
     Raises:
-        InvalidInput: a wrong argument, or one that means nothing to a step.
+        InvalidInput: a wrong argument, or one that means nothing to a step; data that the program cannot observe.
         IntegrityError: ``init_from`` is damaged or has other weights; or no checkpoint in ``out`` is good, or it
             is of a run with other settings.
         Interrupted: a ``KeyboardInterrupt``; a signal came, and ``out`` has everything.
@@ -193,6 +197,7 @@ def fit(
             seed=seed,
             processes=processes,
         )
+        val = None if val is None else val.to(processes.device, dtype)
         if objective is not None:
             resumes = resume and out is not None and bool(saved(Path(out)))
             if not resumes:
@@ -210,6 +215,17 @@ def fit(
                 ema=ema,
                 init_from=None if resumes else init_from,
             )
+            if batches.split is not None and learner.pair is not None:
+                named = (
+                    {"data": batches.split} if val is None else {"data.train": batches.split, "data.val": val}
+                )
+                require_supported(
+                    named,
+                    learner.pair,
+                    refuses=learner.step.evaluate_loss,
+                    device=processes.device,
+                    batch_size=batches.batch_size,
+                )
         folder = None
         if out is not None:
             require_saved(learner)
@@ -231,7 +247,7 @@ def fit(
         loop = Loop(
             learner=learner,
             batches=batches,
-            val=None if val is None else val.to(processes.device, dtype),
+            val=val,
             num_steps=min(lengths),
             compile=learner.step.compile if isinstance(learner.step, Players) and compiles else None,
             validate_every=validate_every,

@@ -21,6 +21,7 @@ from pyro_dgm.training.adapters import CheckedStep, Evaluates, checked
 from pyro_dgm.training.averaging import WeightAverage
 from pyro_dgm.training.batches import Batches, Split
 from pyro_dgm.training.checkpoint import load_weights
+from pyro_dgm.training.fields import require_fields
 from pyro_dgm.training.processes import Processes
 from pyro_dgm.training.random_state import forked
 from pyro_dgm.training.steps import Players, Step
@@ -162,9 +163,12 @@ def learner_of_program(
         init_from: run or checkpoint whose weights the program starts from.
 
     Raises:
-        InvalidInput: something in them is wrong, or an optimiser was given to an objective that has its own.
+        InvalidInput: something in them is wrong, model or guide do not take the data's fields, or an optimiser was
+            given to an objective that has its own.
     """
     model, guide = getattr(program, "model"), getattr(program, "guide")  # noqa: B009  # mypy: any module's
+    if isinstance(program, _Prepares):
+        require_fields(batches.split, (model, guide))
     _prepare(program, batches.split, batches.batch_size)
     if init_from is not None:
         load_weights(program, init_from)

@@ -12,7 +12,7 @@ WORDS = [
     --num-particles --resume --check --quiet --num=3 --seed=1 --seed=-1 --seed=x
     --seed=99999999999999999999 --num=0 --num=-3 --num=1e3 --num=10000000000000 --num-particles=2
     --num-particles=0 --out=x.png --out=x.npy --out=x.gif --out= --out=no/such/x.npy
-    --out=/proc/x.npy é * . --program.help --program.help=VAE --data.help=Nope --training.help
+    --out=/proc/x.npy é * . --y=7 --y=-1 --y=x --y --program.help --program.help=VAE --data.help=Nope --training.help
     --trainin.help --.help --program.prior.help CONFIG RUN nowhere.yaml nowhere / README.md 1 -1 1.5
     nan true
 """),

@@ -12,6 +12,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from pyro_dgm.data import Arrays, Dataset, require_binary
+from pyro_dgm.errors import InvalidInput
 
 RNG = np.random.default_rng(0)
 REAL = RNG.normal(size=(64, 3, 4)).astype(np.float32)
@@ -113,3 +114,17 @@ def test_a_config_makes_a_data_set(tmp_path: Path) -> None:
     config = parser.parse_object({"data": {"class_path": "pyro_dgm.data.Arrays", "init_args": init}})
     data = parser.instantiate(config).data
     assert data.data_shape == (1, 28, 28) and data.levels == 2
+
+
+def test_real_numbers_to_condition_on_go_with_their_data_and_have_no_classes(tmp_path: Path) -> None:
+    context = np.stack([REAL.sum((1, 2)), REAL[:, 0, 0]], axis=1)  # so that each row tells whose it is
+    np.savez(tmp_path / "both.npz", x=REAL, y=context)
+    for data in (Arrays(REAL, train_labels=context), Arrays(tmp_path / "both.npz", labels=True)):
+        assert data.num_classes is None and data.train.fields == ("x", "y")
+        for part in (data.train, data.val, data.test):
+            x, y = part.batch(torch.arange(len(part)))
+            assert torch.allclose(y, torch.stack([x.sum((1, 2)), x[:, 0, 0]], dim=1), atol=1e-5)
+    with pytest.raises(InvalidInput, match=r"other labels in val_labels: .*expected \(N, 2\)"):
+        Arrays(REAL, REAL, train_labels=context, val_labels=context[:, :1])
+    with pytest.raises(InvalidInput, match="wrong shape in train_labels"):
+        Arrays(REAL, train_labels=context, num_classes=2)

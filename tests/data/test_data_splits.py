@@ -185,3 +185,28 @@ def test_frozen_draws_are_what_they_have_always_been() -> None:
     assert u.tolist() == [(int(word) >> 40) / 2**24 for word in stream]
     assert sorted(frozen_permutation(1000, seed=3).tolist()) == list(range(1000))
     assert [int(word) for word in stream] == words
+
+
+def test_real_numbers_to_condition_on_follow_x_in_rows_and_in_type() -> None:
+    y = torch.randn(6, 2, 3, dtype=torch.float64)
+    split = Split(torch.rand(6, 4), y, index=torch.arange(6))
+    rows = torch.tensor([5, 1])
+    assert split.fields == ("x", "y", "index") and torch.equal(split.batch(rows)[1], y[rows].float())
+    assert torch.equal(split[2:4].batch(torch.arange(2))[1], y[2:4].float())
+    for dtype in (torch.float64, torch.bfloat16):
+        assert split.to("cpu", dtype).batch(rows)[1].dtype == dtype
+    assert Split(torch.zeros(6, 4, dtype=torch.uint8), y).batch(rows)[1].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (torch.rand(6), r"6 of 6 labels are not whole numbers in y.*try .*y\[:, None\]"),
+        (torch.rand(5, 2), r"wrong shape in y: \(5, 2\); expected \(6, \.\.\.\)"),
+        (torch.tensor([[0.0, 1.0]] * 5 + [[0.0, math.nan]]), r"sample 5, position \(1,\) is NaN in y"),
+        (torch.zeros(6, 2, dtype=torch.long), r"wrong shape in y: \(6, 2\); expected \(6,\)"),
+    ],
+)
+def test_what_is_neither_a_label_nor_a_context_is_refused(y: Tensor, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        Split(torch.rand(6, 4), y)

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_dgm.errors import InvalidInput
 from pyro_dgm.program import Program
 
 
@@ -91,6 +92,15 @@ class Breaks(Line):
         if self.count >= self.at:  # the root of zero has an infinite slope, and infinity times zero is NaN
             loc = loc * torch.nan if self.how == "loss" else loc + (loc * 0.0).abs().sqrt()
         return dist.Normal(loc, 1.0)
+
+
+class Picky(Line):
+    """It refuses some data, which nothing but a step on them can tell."""
+
+    def model(self, x: Tensor | None = None, *, n: int = 1) -> Tensor:
+        if x is not None and bool((x < -1e5).any()):
+            raise InvalidInput("too small", where="x", expected="data above -1e5")
+        return super().model(x, n=n)
 
 
 class Location(Program):

@@ -9,7 +9,7 @@ import pytest
 
 from pyro_dgm.data import Arrays
 from pyro_dgm.errors import InvalidInput
-from tests.faults.conftest import BINARY, Place, fault_of
+from tests.faults.conftest import BINARY, REAL, Place, fault_of
 
 
 def with_pixel(value: float) -> np.ndarray:
@@ -100,3 +100,74 @@ def test_row_08_numbers_that_overflow_and_objects_are_refused(
 def test_row_09_empty_data(place: Place) -> None:
     fault = fault_of(place.train(place.data(BINARY[:0])))
     assert fault["what"] == "no data" and fault["value"] == "shape (0, 1, 8, 8)"
+
+
+GREY_CONFIG = """
+program:
+  class_path: pyro_dgm.models.MADE
+  init_args:
+    hidden: [8]
+    observation:
+      class_path: pyro_dgm.distributions.CategoricalObservation
+      init_args: {data_shape: [2, 3], levels: 256}
+objective: {class_path: pyro_dgm.objectives.ELBO}
+data: {class_path: pyro_dgm.data.Arrays, init_args: {train: x.npy, val: x.npy, test: x.npy, scale: 255}}
+training: {epochs: 1, batch_size: 8}
+evaluation: {num_data: 4}
+"""
+GREYS = np.random.default_rng(2).integers(0, 256, size=(60, 2, 3))
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_a_level_too_many_is_placed_in_whatever_part_before_training(place: Place, part: str) -> None:
+    config = GREY_CONFIG.replace("x.npy", str(place.path("x.npy")))
+    place.path("grey.yaml").write_text(config)
+    place.data(GREYS)
+    bad = GREYS.copy()
+    bad[40, 1, 2] = 256
+    change = f"--data.{part}={place.path('bad.npy')}"
+    place.data(bad, "bad.npy")
+    fault = fault_of(place.train(change, config="grey.yaml"))
+    assert fault["what"] == "sample 40, position (1, 2) is off the grid" and fault["where"] == f"data.{part}"
+    assert fault["value"].startswith("1.00392, and 1 of 360 values") and "256 levels" in fault["expected"]
+    place.data(GREYS, "bad.npy")
+    assert place.train(change, config="grey.yaml").code == 0  # nothing is in the way of the good data
+
+
+def test_what_only_the_first_steps_find_leaves_no_run(place: Place) -> None:
+    data = REAL.copy()
+    data[12:] = -1e6  # beyond the few data of the rehearsal
+    program, change = place.program("Picky")
+    place.data(data)
+    fault = fault_of(place.train(program, change), parts=["expected"])
+    assert fault["what"] == "too small"
+    place.data(REAL)
+    assert place.train(program, change).code == 0
+
+
+@pytest.mark.parametrize(
+    ("program", "data", "message"),
+    [
+        ("MADE", "index", "index where MADE takes y"),
+        ("VAE", "labels", "labels where VAE takes x alone"),
+        ("VAE", "index", "index where VAE takes x alone"),
+    ],
+)
+def test_fields_that_the_program_does_not_take_are_named(
+    place: Place, program: str, data: str, message: str
+) -> None:
+    own = {"MADE": "{num_classes: 40, hidden: [8]}", "VAE": "{latent_dim: 2, hidden: [8]}"}[program]
+    np.savez(place.path("x.npz"), x=BINARY, y=np.arange(40) % 3)
+    place.path("fields.yaml").write_text(
+        f"program: {{class_path: pyro_dgm.models.{program}, init_args: {own}}}\n"
+        "objective: {class_path: pyro_dgm.objectives.ELBO}\n"
+        f"data: {{class_path: pyro_dgm.data.Arrays, init_args: {{train: {place.path('x.npz')}, {data}: true}}}}\n"
+        "training: {epochs: 1, batch_size: 8}\n"
+    )
+    fault = fault_of(place.train(config="fields.yaml"))
+    assert (
+        fault["what"] == message
+        and fault["where"] == "data"
+        and f"{data}: false in the data" in fault["cure"]
+    )
+    assert place.train(f"--data.{data}=false", config="fields.yaml").code == (0 if program == "VAE" else 2)
