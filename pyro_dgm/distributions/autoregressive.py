@@ -127,7 +127,7 @@ class Autoregressive(TorchDistribution):
         leading = value.shape[: max(0, value.dim() - len(self.event_shape))]
         check_event(value, tuple(self.event_shape), _DATA)
         value = value if value.is_floating_point() else value.to(self._zeros().dtype)
-        shape = torch.broadcast_shapes(leading, self.batch_shape)
+        shape = self._with_batch(leading)
         context = self.context
         if context is not None:
             context = context.expand(shape + self._context_shape)
@@ -138,6 +138,18 @@ class Autoregressive(TorchDistribution):
         with validation_enabled(False):  # of the observation's own, which is made anew at each call
             log_p = self.observation(params).log_prob(value)
         return log_p.expand(shape)
+
+    def _with_batch(self, leading: torch.Size) -> torch.Size:
+        """Leading dimensions of data and of the contexts together."""
+        try:
+            return torch.broadcast_shapes(leading, self.batch_shape)
+        except RuntimeError:
+            raise InvalidInput(
+                "other leading dimensions than those of the contexts",
+                where=_DATA,
+                value=tuple(leading),
+                expected=f"what broadcasts with {tuple(self.batch_shape)}",
+            ) from None
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Draws, (*sample_shape, *batch_shape, *event_shape), element by element."""
@@ -180,7 +192,7 @@ class Autoregressive(TorchDistribution):
                 expected=f"values in {possible.support}",
             )
         leading = x.shape[: x.dim() - len(self.event_shape)]
-        shape = torch.broadcast_shapes(leading, self.batch_shape)
+        shape = self._with_batch(leading)
         return self._drawn(shape, x.expand(shape + self.event_shape), observed.flatten())
 
     @torch.no_grad()

@@ -154,6 +154,8 @@ class TestConditional:
             plain(torch.zeros(7, 3))
         with pytest.raises(IncompatibleModel, match="a context that is not taken"):
             plain.sample(3, y=5)
+        with pytest.raises(InvalidInput, match=r"other leading dimensions .*: \(2,\); expected .* \(4,\)"):
+            given(torch.zeros(4, 3)).log_prob(binary(2).float())
 
     def test_it_is_a_decoder_and_particles_are_one_more_dimension(self, make):
         decoder = nn.Sequential(nn.Linear(2, 4), nn.Tanh())
