@@ -71,13 +71,14 @@ class CausalConv1d(nn.Module):
         """Map ``x``, (..., in_channels, T), to (..., out_channels, T)."""
         check_event(x, (self.in_channels, x.shape[-1]), "CausalConv1d input")
         rows = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
-        # Matrices that lie before the first sample for every output would multiply zeros, however far back they lie.
-        own = int(self.strict)
+        own = int(self.strict)  # the last sample is cut off where an output may not see it
         taps = min(self.kernel_size, 1 + max(0, x.shape[-1] - 1 - own) // self.dilation)
-        weight, dilation = self.conv.weight[..., self.kernel_size - taps :], self.dilation if taps > 1 else 1
-        # The last sample is cut off where an output may not see it.
-        padded = nn.functional.pad(rows, ((taps - 1) * dilation + own, -own))
-        out = nn.functional.conv1d(padded, weight, self.conv.bias, dilation=dilation)
+        if taps == self.kernel_size:
+            out = self.conv(nn.functional.pad(rows, (self.reach, -own)))
+        else:  # other matrices would multiply zeros before the first sample, however many those are
+            weight, dilation = self.conv.weight[..., -taps:], self.dilation if taps > 1 else 1
+            padded = nn.functional.pad(rows, ((taps - 1) * dilation + own, -own))
+            out = nn.functional.conv1d(padded, weight, self.conv.bias, dilation=dilation)
         return out.reshape((*x.shape[:-2], self.out_channels, x.shape[-1]))
 
 

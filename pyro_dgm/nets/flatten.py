@@ -21,6 +21,7 @@ def flatten_event(x: Tensor, event_shape: Sequence[int]) -> Tensor:
         InvalidInput: the last dimensions of ``x`` are not ``event_shape``.
 
     Example:
+        >>> import torch
         >>> flatten_event(torch.zeros(5, 3, 1, 8, 8), (1, 8, 8)).shape
         torch.Size([5, 3, 64])
     """
@@ -37,6 +38,7 @@ class FlattenEvent(nn.Module):
         event_shape: the shape of one datum.
 
     Example:
+        >>> import torch
         >>> encoder = nn.Sequential(FlattenEvent((1, 8, 8)), nn.Linear(64, 10))
         >>> encoder(torch.zeros(5, 3, 1, 8, 8)).shape
         torch.Size([5, 3, 10])

@@ -444,30 +444,34 @@ def test_bad_sizes_are_one_line(make, text):
 
 
 @pytest.mark.parametrize(
-    ("program", "value"),
+    ("program", "value", "text"),
     [
-        (lambda: models.PixelCNN(SHAPE, channels=4, num_layers=1), 0.5),
+        (lambda: models.PixelCNN(SHAPE, channels=4, num_layers=1), 0.5, "is grey"),
         (
             lambda: models.MADE(
                 SHAPE, hidden=(9,), observation=distributions.CategoricalObservation(SHAPE, 256)
             ),
             256 / 255,
+            "is off the grid",
         ),
         (
             lambda: models.NADE(
                 SHAPE, hidden=3, observation=distributions.DiscretizedLogisticMixtureObservation(SHAPE, 256)
             ),
             17.3 / 255,
+            "is off the grid",
         ),
     ],
     ids=["greys into Bernoulli", "256 into 8 bits", "between two levels"],
 )
-def test_values_outside_the_support_are_refused_before_training(program, value):
+def test_values_outside_the_support_are_refused_before_training(program, value, text):
     x = binary(20).float()
     x[7, 0, 1, 2] = value
     made = program()
     before = [value.detach().clone() for value in made.parameters()]
-    with pytest.raises(InvalidInput, match="value outside the support") as caught:
+    with pytest.raises(
+        InvalidInput, match=rf"sample 6, position \(0, 1, 2\) {text} in data.train: "
+    ) as caught:
         dgm.fit(made, ELBO(), dgm.data.Arrays(x), epochs=1, batch_size=8, progress=False)
     assert "\n" not in str(caught.value) and "site 'x'" in str(caught.value)
     assert all(torch.equal(a, b) for a, b in zip(before, made.parameters(), strict=True))
