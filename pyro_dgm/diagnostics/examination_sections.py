@@ -30,8 +30,10 @@ def examination_sections(found: Examination, folder: Path) -> list[Section]:
         folder: an existing folder for the pictures.
     """
     sections = []
-    if found.importance is not None:
+    if found.importance is not None and found.has_latents:
         sections.append(_weights(found.importance, found.quantity, folder))
+    elif found.importance is not None:
+        sections.append(_exact(found.importance, found.quantity))
     if "test" in found.gaps:
         sections.append(_gaps(found.gaps["test"], found.gaps.get("train"), found.quantity, folder))
     if found.calibration is not None:
@@ -45,6 +47,12 @@ def examination_sections(found: Examination, folder: Path) -> list[Section]:
     text = f"Left out:\n\n{left_out}" if left_out else ""
     sections.append(Section("How long it took", text, tables=[Table(("part", "seconds"), rows)]))
     return sections
+
+
+def _exact(found: Importance, quantity: str) -> Section:
+    rows = [(f"{quantity}, nats", *_spread(np.atleast_1d(found.log_p)))]
+    text = "There are no latent variables: log p(x) of each datum is exact."
+    return Section("Likelihood", text, tables=[Table(("over the data", "least", "median", "largest"), rows)])
 
 
 def _weights(found: Importance, quantity: str, folder: Path) -> Section:

@@ -201,5 +201,7 @@ def test_a_model_without_latent_variables_has_an_exact_likelihood_and_a_short_re
     assert main(["diagnose", str(run), *SMALL]) == 0
     printed = capsys.readouterr()
     assert "it is exact, since the model has no latent variables" in printed.out
+    report = (run / "report.html").read_text()
+    assert "log p(x) of each datum is exact" in report and "k-hat" not in report
     assert "k-hat" not in printed.out and "warning" not in printed.err
     assert "traversal" not in (run / "report.html").read_text()
