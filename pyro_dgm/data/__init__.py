@@ -2,7 +2,7 @@
 
 from pyro_dgm.data.arrays import Arrays
 from pyro_dgm.data.audio import AudioDataset, WaveFormat
-from pyro_dgm.data.checks import require_binary, require_finite
+from pyro_dgm.data.checks import require_finite
 from pyro_dgm.data.debd import DEBD
 from pyro_dgm.data.image_folder import ImageFolder
 from pyro_dgm.data.images import MNIST, BinarizedMNIST, Digits, FashionMNIST
@@ -35,6 +35,5 @@ __all__ = [
     "WaveFormat",
     "mu_law_decode",
     "mu_law_encode",
-    "require_binary",
     "require_finite",
 ]

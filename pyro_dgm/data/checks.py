@@ -77,38 +77,6 @@ def require_unit_interval(x: Tensor, where: str) -> None:
         )
 
 
-def require_binary(x: Tensor, where: str) -> None:
-    """An error for values other than 0 and 1, as a Bernoulli observation wants them.
-
-    Args:
-        x: data, (N, ...).
-        where: what to call the data in the message.
-
-    Raises:
-        InvalidInput: values outside [0, 1] (states the range and a scale) or between 0 and 1 (offers to
-            binarise, or another observation).
-
-    Example:
-        >>> require_binary(torch.tensor([[0.0, 1.0]]), "train")
-        >>> require_binary(torch.tensor([[0.0, 0.5]]), "train")
-        Traceback (most recent call last):
-        pyro_dgm.errors.InvalidInput: sample 0, position (1,) is grey in train: 0.5, ...; expected 0 or 1 ...
-    """
-    require_unit_interval(x, where)
-    bad = (x != 0) & (x != 1)
-    count = int(bad.sum())
-    if count:
-        position = _first(bad)
-        raise InvalidInput(
-            f"{_place(position)} is grey",
-            where=where,
-            value=f"{x[position].item():.6g}, and {count} of {x.numel()} values in all",
-            expected="0 or 1 for a Bernoulli observation",
-            cure='binarize="dynamic" or "static", or an observation for grey values (discretised logistic, '
-            "beta-binomial, continuous Bernoulli)",
-        )
-
-
 def require_levels(x: Tensor, where: str, *, levels: int) -> None:
     """An error for values that are not on the grid k / (levels - 1), k = 0..levels-1.
 

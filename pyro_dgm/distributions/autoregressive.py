@@ -153,7 +153,7 @@ class Autoregressive(TorchDistribution):
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Draws, (*sample_shape, *batch_shape, *event_shape), element by element."""
-        return self._drawn(torch.Size(sample_shape) + self.batch_shape, None, None)[0]
+        return self._drawn(torch.Size(sample_shape) + self.batch_shape, None, None)
 
     def impute(self, x: Tensor, observed: Tensor) -> Tensor:
         """Data whose missing elements are drawn from their distribution given the others, exactly.
@@ -169,10 +169,6 @@ class Autoregressive(TorchDistribution):
             InvalidInput: data of another shape, a known value outside the support, a mask of another shape or type, or
                 an element that is known after a missing one.
         """
-        return self.impute_and_weigh(x, observed)[0]
-
-    def impute_and_weigh(self, x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-        """What :meth:`impute` gives, and the log p of what is known, (...), by which several models are weighed."""
         check_event(x, tuple(self.event_shape), _DATA)
         if observed.shape != self.event_shape or observed.dtype != torch.bool:
             raise InvalidInput(
@@ -195,9 +191,32 @@ class Autoregressive(TorchDistribution):
         shape = self._with_batch(leading)
         return self._drawn(shape, x.expand(shape + self.event_shape), observed.flatten())
 
+    def log_prob_of(self, x: Tensor, observed: Tensor) -> Tensor:
+        """log p of the known elements alone, (...), which come before all others as for :meth:`impute`.
+
+        Args:
+            x: data, (..., *event_shape), such as ``impute`` gives.
+            observed: boolean mask, (*event_shape), true where an element is known.
+
+        Raises:
+            InvalidInput: an observation of a user's own that does not say how probable single elements are.
+        """
+        if not hasattr(self.observation, "at"):
+            name, expected = type(self.observation).__name__, "a method at(params, index)"
+            raise InvalidInput(
+                "no log p of single elements", where="observation", value=name, expected=expected
+            )
+        index = observed.flatten().nonzero().squeeze(-1)
+        context = self.context
+        if context is not None:
+            context = context.expand(x.shape[: x.dim() - len(self.event_shape)] + self._context_shape)
+        params = self.network(x, context).flatten(-len(self.event_shape))[..., index]
+        values = x.flatten(-len(self.event_shape))[..., index]
+        return self.observation.at(params, index).log_prob(values).sum(-1)
+
     @torch.no_grad()
-    def _drawn(self, shape: torch.Size, x: Tensor | None, observed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Data, and log p of what is observed of each, drawn not too many at once."""
+    def _drawn(self, shape: torch.Size, x: Tensor | None, observed: Tensor | None) -> Tensor:
+        """Data, drawn not too many at once."""
         number = shape.numel()
         context = self.context
         if context is not None:
@@ -215,26 +234,24 @@ class Autoregressive(TorchDistribution):
                 )
             )
         if not pieces:
-            return self._zeros(*shape), self._zeros(*shape).flatten(len(shape)).sum(-1)
-        drawn, log_p = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-        return drawn.reshape(shape + self.event_shape), log_p.reshape(shape)
+            return self._zeros(*shape)
+        return torch.cat(pieces).reshape(shape + self.event_shape)
 
     def _run(
         self, number: int, context: Tensor | None, given: Tensor | None, observed: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Data (number, elements), drawn from first to last, and log p of what is observed (number,)."""
+    ) -> Tensor:
+        """Data (number, elements), drawn from first to last."""
         if self._conditionals is None:
             steps = naive_conditionals(self.network, self._zeros(), number, context, self._order)
         else:
             steps = self._conditionals(number, context)
-        x, missing, log_p = None, False, torch.zeros(())
+        x, missing = None, False
         index, params = next(steps)
         while True:
             if observed is not None and given is not None and bool(observed[index].all()):
                 if missing:
                     raise _known_too_late(int(index[0]))
                 value = given[:, index]
-                log_p = log_p + self._log_p_of(params, index, value)
             elif observed is not None and given is not None and bool(observed[index].any()):
                 raise _known_too_late(int(index[observed[index]][0]))
             else:
@@ -244,13 +261,7 @@ class Autoregressive(TorchDistribution):
             try:
                 index, params = steps.send(value)
             except StopIteration:
-                return x, log_p.expand(number)
-
-    def _log_p_of(self, params: Tensor, index: Tensor, value: Tensor) -> Tensor:
-        """log p (n,) of the values (n, k) of elements; NaN where the observation is a user's own, of whole data."""
-        if not hasattr(self.observation, "at"):
-            return value.new_full((len(value),), math.nan)
-        return self.observation.at(params, index).log_prob(value).sum(-1)
+                return x
 
     def _element(self, params: Tensor, index: Tensor) -> Tensor:
         """Draws (n, k) of elements at ``index`` for their outputs (n, num_params, k)."""

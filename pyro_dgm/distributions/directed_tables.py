@@ -265,7 +265,6 @@ def _log_sum(equation: str, *factors: Tensor) -> Tensor:
         return total
     dims = tuple(range(len(output), len(axes)))
     highest = total.detach().amax(dims, keepdim=True)
-    shift = torch.where(
-        highest.isinf(), 0, highest
-    )  # where nothing is possible the gradient is to be zero, not NaN
+    # Where nothing is possible the gradient is to be zero, not NaN.
+    shift = torch.where(highest.isinf(), 0, highest)
     return safe_log((total - shift).exp().sum(dims)) + shift.reshape(shift.shape[: len(output)])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_dgm.distributions.autoregressive import Autoregressive
 from pyro_dgm.errors import InvalidInput
 
 
@@ -53,9 +54,8 @@ class Ensemble(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Ensemble:
         """The same distribution with a larger batch shape."""
         new = self._get_checked_instance(Ensemble, _instance)
-        shape = torch.Size(
-            batch_shape
-        )  # members of no batch stay so: as many are drawn as each is chosen for
+        # Members of no batch stay so: as many are drawn as each is chosen for.
+        shape = torch.Size(batch_shape)
         new.members = tuple(m.expand(shape) if m.batch_shape else m for m in self.members)
         TorchDistribution.__init__(new, shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
@@ -85,33 +85,30 @@ class Ensemble(TorchDistribution):
             assert drawn is not None
             return drawn.reshape(shape + self.event_shape)
 
+    @torch.no_grad()
     def impute(self, x: Tensor, observed: Tensor) -> Tensor:
         """Data whose missing elements are drawn from their distribution given the others, exactly.
 
-        Each member that has ``impute_and_weigh`` (:class:`Autoregressive` has) completes each datum; one completion is
-        drawn, with the probability of its member given what is known.
+        Each member, which must be :class:`Autoregressive`, completes each datum; one completion is drawn, with the
+        probability of its member given what is known.
 
         Args:
             x: data, (..., *event_shape); missing elements may hold any value.
             observed: boolean mask, (*event_shape), true where an element is known.
 
         Raises:
-            InvalidInput: what a member raises; members that cannot say how probable what is known is.
+            InvalidInput: members of another kind, or what they raise themselves.
         """
-        found = [getattr(m, "impute_and_weigh", _cannot_impute)(x, observed) for m in self.members]
-        completions, log_p = (torch.stack(parts) for parts in zip(*found, strict=True))
-        if bool(log_p.isnan().any()):
-            _cannot_impute()
-        chosen = torch.distributions.Categorical(logits=log_p.movedim(0, -1)).sample()
+        members = [member for member in self.members if isinstance(member, Autoregressive)]
+        if len(members) < len(self.members):
+            names = ", ".join(sorted({type(member).__name__ for member in self.members}))
+            raise InvalidInput(
+                "members that cannot be weighed", where="members", value=names, expected="Autoregressive ones"
+            )
+        completions = torch.stack([member.impute(x, observed) for member in members])
+        log_p = [
+            member.log_prob_of(done, observed) for member, done in zip(members, completions, strict=True)
+        ]
+        chosen = torch.distributions.Categorical(logits=torch.stack(log_p, -1)).sample()
         chosen = chosen.reshape(1, *chosen.shape, *(1,) * len(self.event_shape))
         return completions.gather(0, chosen.expand(1, *completions.shape[1:]))[0]
-
-
-def _cannot_impute(*_: Any) -> NoReturn:
-    raise InvalidInput(
-        "members that cannot be weighed",
-        where="members",
-        value="one without log p of single elements",
-        expected="Autoregressive distributions with an observation of this library",
-        cure="impute with one member alone",
-    )

@@ -172,41 +172,35 @@ def _fault(part: Split, observed: _Observed, row: int, name: str, device: torch.
     low, high = min(float(end.min) for end in ends), max(float(end.max) for end in ends) + 0.0
     place = f"sample {row}" + (f", position {position}" if position else "")
     number = datum[0][position].item()
-    value = f"{number:.6g}, and {count} of {len(part) * bad.numel()} values in all"
-    of_site = f"for the site {observed.name!r}"
+    some = f"{number:.6g}, and {count} of {len(part) * bad.numel()} values in all"
     element = observed.element
-    if element is constraints.boolean:
-        if low < 0 or high > 1:
-            return InvalidInput(
-                f"{place} is {number:.6g}, neither 0 nor 1",
-                where=name,
-                value=f"values from {low:.6g} to {high:.6g}",
-                expected=f"0 or 1 {of_site}",
-                cure="scale=255 (--data.init_args.scale=255)",
-            )
-        return InvalidInput(
-            f"{place} is grey",
-            where=name,
-            value=value,
-            expected=f"0 or 1 {of_site}, a Bernoulli observation",
-            cure='binarize="dynamic" or "static", or an observation for grey values (discretised logistic, '
-            "beta-binomial, continuous Bernoulli)",
+    if element is constraints.boolean and (low < 0 or high > 1):
+        what, value = f"is {number:.6g}, neither 0 nor 1", f"values from {low:.6g} to {high:.6g}"
+        expected, of_site, cure = "0 or 1", "", "scale=255 (--data.init_args.scale=255)"
+    elif element is constraints.boolean:
+        what, value, expected, of_site = "is grey", some, "0 or 1", ", a Bernoulli observation"
+        cure = (
+            'binarize="dynamic" or "static", or an observation for grey values (discretised logistic, '
+            "beta-binomial, continuous Bernoulli)"
         )
-    if isinstance(element, UnitGrid):
+    elif isinstance(element, UnitGrid):
         last = element.levels - 1
-        return InvalidInput(
-            f"{place} is off the grid",
-            where=name,
-            value=f"{value}, from {low:.6g} to {high:.6g}",
-            expected=f"k / {last} with k = 0..{last} {of_site}, whose observation has {element.levels} levels",
-            cure=_grid_cure(part, observed, element.levels, (low, high), device),
+        what, value = "is off the grid", f"{some}, from {low:.6g} to {high:.6g}"
+        expected, of_site = (
+            f"k / {last} with k = 0..{last}",
+            f", whose observation has {element.levels} levels",
         )
+        cure = _grid_cure(part, observed, element.levels, (low, high), device)
+    else:
+        what, value = "is outside the support", f"{some}, from {low:.6g} to {high:.6g}"
+        expected, of_site = f"values in {observed.support}", ""
+        cure = "other preprocessing (scale, levels, binarize), or an observation that has these values"
     return InvalidInput(
-        f"{place} is outside the support",
+        f"{place} {what}",
         where=name,
-        value=f"{value}, from {low:.6g} to {high:.6g}",
-        expected=f"values in {observed.support} {of_site}",
-        cure="other preprocessing (scale, levels, binarize), or an observation that has these values",
+        value=value,
+        expected=f"{expected} for the site {observed.name!r}{of_site}",
+        cure=cure,
     )
 
 

@@ -190,9 +190,8 @@ def shorten(tree: dict[str, Any]) -> None:
             most |= {"num_layers": 2, "hidden": 32}
         for name, limit in most.items():
             number = arguments.get(name) if isinstance(arguments, dict) else None
-            if (
-                isinstance(number, int) and limit < number <= 1000
-            ):  # more are refused, which must not take long
+            # More are refused, which must not take long.
+            if isinstance(number, int) and limit < number <= 1000:
                 arguments[name] = limit
     several = draws_in_steps or len(list(class_nodes(tree.get("program")))) > 1
     for _, found in class_nodes(tree.get("objective")):

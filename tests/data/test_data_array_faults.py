@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_dgm.data import Arrays, require_binary, require_finite
+from pyro_dgm.data import Arrays, require_finite
 from pyro_dgm.errors import InvalidInput
 
 RNG = np.random.default_rng(0)
@@ -51,17 +51,6 @@ def test_bytes_where_the_unit_interval_is_wanted_name_the_range_and_the_scale(ki
         InvalidInput, match=r"values from 0 to 255; expected values in \[0, 1\]; try scale=255"
     ):
         Arrays(BYTES, **kind)
-
-
-def test_grey_values_for_a_bernoulli_are_refused_with_the_cure() -> None:
-    x = torch.tensor([[0.0, 1.0], [1.0, 0.25], [0.5, 0.0]])
-    with pytest.raises(
-        InvalidInput, match=r"sample 1, position \(1,\) is grey in here: 0.25, and 2 of 6 .*binarize="
-    ):
-        require_binary(x, "here")
-    with pytest.raises(InvalidInput, match="scale=255"):
-        require_binary(x * 255, "here")
-    require_binary(x.round(), "here")
 
 
 def test_values_off_the_grid_are_refused() -> None:

@@ -342,8 +342,15 @@ def test_a_mixture_of_masks_completes_by_the_members_that_explain_what_is_known(
     own = models.MADE(SHAPE, hidden=(9,), num_masks=2, observation=Own()).eval()
     upper = torch.zeros(SHAPE, dtype=torch.bool)
     upper[:, :1] = True
-    with pytest.raises(InvalidInput, match="members that cannot be weighed"):
+    with pytest.raises(InvalidInput, match="no log p of single elements in observation: Own"):
         own().impute(binary(2).float(), upper)
+    mixed = distributions.Ensemble(
+        [own.masked(0), pyro.distributions.Bernoulli(torch.full(SHAPE, 0.5)).to_event(3)]
+    )
+    with pytest.raises(
+        InvalidInput, match="members that cannot be weighed in members: Autoregressive, Independent"
+    ):
+        mixed.impute(binary(2).float(), upper)
 
 
 def test_what_is_known_is_checked_and_may_be_of_any_type():

@@ -78,6 +78,20 @@ def test_the_cure_is_that_of_the_data(data, program, what, cure):
     assert what in caught.value.what and cure in caught.value.cure
 
 
+def test_greys_are_placed_and_counted_and_zeros_and_ones_pass():
+    x = torch.tensor([[0.0, 1.0], [1.0, 0.25], [0.5, 0.0]])
+    program = MADE((2,), hidden=(4,))
+    with pytest.raises(
+        InvalidInput, match=r"sample 1, position \(1,\) is grey in data: 0.25, and 2 of 6 .*binarize="
+    ):
+        train(program, Split(x), batch_size=3)
+    with pytest.raises(
+        InvalidInput, match=r"sample 0, position \(1,\) is 255, .* from 0 to 255; .*scale=255"
+    ):
+        train(program, Split(x.round() * 255), batch_size=3)
+    assert train(program, Split(x.round()), batch_size=3).rows
+
+
 @pytest.mark.parametrize(
     ("data", "program"),
     [
