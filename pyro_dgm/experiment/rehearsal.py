@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +14,7 @@ from jsonargparse import Namespace
 from pyro import poutine
 from torch import nn
 
-from pyro_dgm.data import Dataset
+from pyro_dgm.data import Split
 from pyro_dgm.errors import Fault, IncompatibleModel, InvalidInput
 from pyro_dgm.evaluation.likelihood import log_likelihood
 from pyro_dgm.experiment.build import naming
@@ -51,7 +52,8 @@ def rehearse(objects: Namespace, config: Config) -> None:
             batch = data.train.batch(torch.arange(batch_size))
             _run("program", program.materialize, *batch)
         # A bound takes as long as the model itself: it is for the first run, and for the particles of the objective.
-        _check_observations(program, data, batch_size=batch_size)
+        parts = {f"data.{part}": getattr(data, part) for part in ("train", "val", "test")}
+        check_observations(program, parts, device=torch.device("cpu"), batch_size=batch_size)
         modules = [module for module in (program, objective) if isinstance(module, nn.Module)]
         kept = [copy.deepcopy(module.state_dict()) for module in modules]
         if isinstance(objective, HasPlayers):
@@ -112,17 +114,28 @@ def _run(key: str, function: Any, *args: Any, **kwargs: Any) -> Any:
         ) from error
 
 
-def _check_observations(program: Program, data: Dataset, *, batch_size: int) -> None:
-    """Each element of the data must be one that its observation can give; else the bound is of no model."""
+def check_observations(
+    program: Program, parts: Mapping[str, Split], *, device: torch.device, batch_size: int
+) -> None:
+    """Each element of the data must be one that its observation can give; else the bound is of no model.
+
+    Args:
+        program: the program.
+        parts: of the data, by what to call them.
+        device: where the program and these parts are.
+        batch_size: the most data that the program is run with.
+
+    Raises:
+        InvalidInput: a value outside the support of its observation, by name and place.
+    """
 
     def density(*batch: Any) -> None:
         guide_trace = poutine.trace(program.guide).get_trace(*batch)
         trace = poutine.trace(poutine.replay(program.model, trace=guide_trace)).get_trace(*batch)
         trace.compute_log_prob()
 
-    parts = {f"data.{part}": getattr(data, part) for part in ("train", "val", "test")}
     pair = (program.model, program.guide)
-    require_supported(parts, pair, refuses=density, device=torch.device("cpu"), batch_size=batch_size)
+    require_supported(parts, pair, refuses=density, device=device, batch_size=batch_size)
 
 
 def _check_optimizer(objects: Namespace, config: Config) -> None:

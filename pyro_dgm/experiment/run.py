@@ -53,15 +53,21 @@ class Run:
         """Where the program is."""
         return next(iter(self.program.parameters()), torch.zeros(())).device
 
+    def placed(self, part: Split) -> Split:
+        """A part of the data where the program is and of its type.
+
+        Args:
+            part: of the data.
+        """
+        return part.to(self.device, next(iter(self.program.parameters()), torch.zeros(())).dtype)
+
     def batch(self, part: Split) -> tuple[torch.Tensor, ...]:
         """A whole part of the data as one batch, where the program is and of its type.
 
         Args:
             part: of the data.
         """
-        parameter = next(iter(self.program.parameters()), torch.zeros(()))
-        part = part.to(parameter.device, parameter.dtype)
-        return part.batch(torch.arange(len(part), device=parameter.device))
+        return self.placed(part).batch(torch.arange(len(part), device=self.device))
 
     @property
     def rows(self) -> list[dict[str, Any]]:

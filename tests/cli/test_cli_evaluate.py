@@ -68,6 +68,14 @@ def test_data_that_have_moved_give_the_same_numbers_and_others_give_others(
     assert code == 2 and "try train" in line
 
 
+def test_other_data_that_the_model_can_never_give_are_placed(run: Path, tmp_path: Path, fault: Fault) -> None:
+    before = (run / "evaluation.json").read_bytes()
+    np.save(tmp_path / "grey.npy", np.random.default_rng(0).choice([0.25, 0.75], (60, 1, 8, 8)))
+    code, line = fault("evaluate", run, f"--data.train={tmp_path / 'grey.npy'}")
+    assert code == 2 and "sample 0, position (0, 0, 0) is grey in data.test: 0." in line
+    assert (run / "evaluation.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "options",
     [
