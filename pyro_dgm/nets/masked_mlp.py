@@ -23,8 +23,10 @@ class MaskedMLP(nn.Module):
 
     with the masks of :func:`~pyro_dgm.nets.masked.causal_mask`, the last two strict. With one mask the hidden degrees
     are spread evenly, which lets each element see all before it; with several each is drawn at random, the elements'
-    order too with ``shuffle``. A context c is seen by everything; hidden units of degree 0 see nothing else. Orders and
-    masks are saved with the weights: a network that loads some takes theirs.
+    order too with ``shuffle``. What is drawn is sorted, which leaves each mask as likely as before but for the names of
+    its units: a unit then sees about as much under every mask, and deep networks learn in far fewer steps. A context c
+    is seen by everything; hidden units of degree 0 see nothing else. Orders and masks are saved with the weights: a
+    network that loads some takes theirs.
 
     Args:
         data_shape: shape of one datum, of D elements.
@@ -183,9 +185,8 @@ def _hidden_degrees(
     if spread:
         evenly = least + (torch.arange(width) * (most + 1 - least)) // width
         return evenly.repeat(len(below), 1)
-    return torch.stack(
-        [torch.randint(int(lowest), most + 1, (width,), generator=generator) for lowest in below]
-    )
+    drawn = [torch.randint(int(lowest), most + 1, (width,), generator=generator) for lowest in below]
+    return torch.stack(drawn).sort(-1).values
 
 
 def _by_degree(degrees: Tensor, size: int) -> list[Tensor]:
