@@ -21,7 +21,9 @@ class MADE(AutoregressiveModel):
 
     With several masks, one drawn at random is used for each batch in training, and the model is their mixture, the
     mean of the M probabilities, in evaluation mode. Drawing the number of the mask makes the loss of training an
-    upper bound on that of the mixture. With ``shuffle`` the masks differ in the order of the elements too.
+    upper bound on that of the mixture. With ``shuffle`` the masks differ in the order of the elements too, which makes
+    more of the mixture and less of each mask; ``num_orders=1`` gives them one random order, which a network learns
+    fastest.
 
     Args:
         data_shape: shape of one datum.
@@ -30,6 +32,7 @@ class MADE(AutoregressiveModel):
         order: flat positions of the elements from first to last; as they lie by default.
         num_masks: number M of masks.
         shuffle: whether the order is random, another for each mask.
+        num_orders: with ``shuffle``, the number of orders that the masks take in turn; M by default.
         seed: of what is random.
         direct: whether there are weights from data to outputs beside the hidden layers.
         observation: piece p(x | params); Bernoulli elements by default.
@@ -37,9 +40,9 @@ class MADE(AutoregressiveModel):
         context_shape: shape of a context, (features,); () for none.
 
     Raises:
-        InvalidInput: see :class:`~pyro_dgm.models.tractable.TractableModel`, an order that is no permutation, an
-            observation that does not say what it takes, or, without direct weights, a hidden layer that is too narrow
-            for its masks.
+        InvalidInput: see :class:`~pyro_dgm.models.tractable.TractableModel`, an order that is no permutation, more
+            orders than masks, an observation that does not say what it takes, or, without direct weights, a hidden
+            layer that is too narrow for its masks.
 
     Example:
         >>> import torch
@@ -62,6 +65,7 @@ class MADE(AutoregressiveModel):
         order: Sequence[int] | None = None,
         num_masks: int = 1,
         shuffle: bool = False,
+        num_orders: int | None = None,
         seed: int = 0,
         direct: bool = True,
         observation: nn.Module | None = None,
@@ -77,6 +81,7 @@ class MADE(AutoregressiveModel):
             order=order,
             num_masks=num_masks,
             shuffle=shuffle,
+            num_orders=num_orders,
             seed=seed,
             direct=direct,
             context_features=self.context_features,

@@ -36,6 +36,7 @@ class MaskedMLP(nn.Module):
         order: flat positions of the elements from first to last; as they lie by default.
         num_masks: number M of masks.
         shuffle: whether the order is random, another for each mask.
+        num_orders: with ``shuffle``, the number of orders that the masks take in turn; M by default.
         seed: of what is drawn at random.
         direct: whether there are weights A from data to outputs.
         context_features: size of the context; 0 for none.
@@ -44,8 +45,8 @@ class MaskedMLP(nn.Module):
         ``x`` (..., *data_shape), ``context`` (..., context_features), output (..., num_params, *data_shape).
 
     Raises:
-        InvalidInput: a size below one, an order that is no permutation, or, without direct weights, a hidden layer
-            that is too narrow for each element to see the one before it.
+        InvalidInput: a size below one, an order that is no permutation, more orders than masks, or, without direct
+            weights, a hidden layer that is too narrow for each element to see the one before it.
 
     Example:
         >>> network = MaskedMLP((1, 8, 8), 1, hidden=(100,))
@@ -67,6 +68,7 @@ class MaskedMLP(nn.Module):
         order: Sequence[int] | Tensor | None = None,
         num_masks: int = 1,
         shuffle: bool = False,
+        num_orders: int | None = None,
         seed: int = 0,
         direct: bool = True,
         context_features: int = 0,
@@ -89,8 +91,13 @@ class MaskedMLP(nn.Module):
                 cure="direct=True, by which it sees it without them",
             )
         generator = torch.Generator().manual_seed(seed)
-        orders = orders_of(order, self.size, num_masks, shuffle=shuffle, generator=generator)
-        self.register_buffer("orders", orders)
+        if num_orders is not None and not (shuffle and 1 <= num_orders <= num_masks):
+            expected = f"1 to {num_masks}, one for each mask, and shuffle=True"
+            raise InvalidInput(
+                "a wrong number of orders", where="num_orders", value=num_orders, expected=expected
+            )
+        orders = orders_of(order, self.size, num_orders or num_masks, shuffle=shuffle, generator=generator)
+        self.register_buffer("orders", orders[torch.arange(num_masks) % len(orders)])
         degrees = degrees_of(self.orders)  # (masks, D)
         self.register_buffer("degrees_0", degrees)
         for place, width in enumerate(hidden, start=1):

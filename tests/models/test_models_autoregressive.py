@@ -99,6 +99,14 @@ def test_masks_leave_no_weight_unused_over_all_of_them():
     assert all(bool((count > 0).any(1).all()) for count in used)
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 5])
+def test_masks_take_the_orders_in_turn(number):
+    made = models.MADE(SHAPE, num_masks=5, shuffle=True, num_orders=number)
+    orders = [tuple(order) for order in made.network.orders.tolist()]
+    assert len(set(orders)) == number and orders == [orders[mask % number] for mask in range(5)]
+    assert len({tuple(row) for row in made.network.get_buffer("degrees_1").tolist()}) == 5
+
+
 def test_a_hidden_unit_sees_about_as_much_under_every_mask():
     """Sorted, the degrees of 500 units differ between masks as order statistics: at most half of 1 / sqrt(500)."""
     network = nets.MaskedMLP((784,), 1, hidden=(500, 500), num_masks=32)
@@ -425,6 +433,11 @@ def test_a_known_element_after_a_missing_one_is_refused():
             "fewer feature maps than channels in channels: 1",
         ),
         (lambda: models.MADE(SHAPE, order=[0, 1, 1, 2, 3, 4, 5, 6, 7]), "no permutation in order"),
+        (
+            lambda: models.MADE(SHAPE, num_masks=3, shuffle=True, num_orders=4),
+            "expected 1 to 3, one for each mask",
+        ),
+        (lambda: models.MADE(SHAPE, num_masks=3, num_orders=1), "num_orders: 1; .* shuffle=True"),
         (lambda: models.NADE(SHAPE, order=[1, 2, 3, 4, 5, 6, 7, 8, 9]), "no permutation in order"),
         (lambda: models.FVSBN(SHAPE, order=list(range(8))), "no permutation in order"),
         (lambda: models.PixelCNN((9,)), "not an image in data_shape"),
