@@ -21,9 +21,9 @@ class MADE(AutoregressiveModel):
 
     With several masks, one drawn at random is used for each batch in training, and the model is their mixture, the
     mean of the M probabilities, in evaluation mode. Drawing the number of the mask makes the loss of training an
-    upper bound on that of the mixture. With ``shuffle`` the masks differ in the order of the elements too, which makes
-    more of the mixture and less of each mask; ``num_orders=1`` gives them one random order, which a network learns
-    fastest.
+    upper bound on that of the mixture. With ``shuffle`` the masks differ in the order of the elements too. The more
+    they differ, the more a mixture gains over its members, and the longer deep networks take to learn them:
+    ``num_orders`` and ``degree_noise`` make them more alike.
 
     Args:
         data_shape: shape of one datum.
@@ -33,6 +33,7 @@ class MADE(AutoregressiveModel):
         num_masks: number M of masks.
         shuffle: whether the order is random, another for each mask.
         num_orders: with ``shuffle``, the number of orders that the masks take in turn; M by default.
+        degree_noise: how random the masks of one order are, 0 to 1: see :class:`~pyro_dgm.nets.MaskedMLP`.
         seed: of what is random.
         direct: whether there are weights from data to outputs beside the hidden layers.
         observation: piece p(x | params); Bernoulli elements by default.
@@ -41,8 +42,8 @@ class MADE(AutoregressiveModel):
 
     Raises:
         InvalidInput: see :class:`~pyro_dgm.models.tractable.TractableModel`, an order that is no permutation, more
-            orders than masks, an observation that does not say what it takes, or, without direct weights, a hidden
-            layer that is too narrow for its masks.
+            orders than masks, a degree_noise outside [0, 1], an observation that does not say what it takes, or,
+            without direct weights, a hidden layer that is too narrow for its masks.
 
     Example:
         >>> import torch
@@ -66,6 +67,7 @@ class MADE(AutoregressiveModel):
         num_masks: int = 1,
         shuffle: bool = False,
         num_orders: int | None = None,
+        degree_noise: float | None = None,
         seed: int = 0,
         direct: bool = True,
         observation: nn.Module | None = None,
@@ -82,6 +84,7 @@ class MADE(AutoregressiveModel):
             num_masks=num_masks,
             shuffle=shuffle,
             num_orders=num_orders,
+            degree_noise=degree_noise,
             seed=seed,
             direct=direct,
             context_features=self.context_features,

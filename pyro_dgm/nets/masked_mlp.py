@@ -22,11 +22,10 @@ class MaskedMLP(nn.Module):
               \theta = M_{L+1} \odot V h_L + M_0 \odot A x + E c + b
 
     with the masks of :func:`~pyro_dgm.nets.masked.causal_mask`, the last two strict. With one mask the hidden degrees
-    are spread evenly, which lets each element see all before it; with several each is drawn at random, the elements'
-    order too with ``shuffle``. What is drawn is sorted, which leaves each mask as likely as before but for the names of
-    its units: a unit then sees about as much under every mask, and deep networks learn in far fewer steps. A context c
-    is seen by everything; hidden units of degree 0 see nothing else. Orders and masks are saved with the weights: a
-    network that loads some takes theirs.
+    are spread evenly, which lets each element see all before it; with several each is drawn uniformly, the elements'
+    order too with ``shuffle``. Under masks so different deep networks learn slowly: less ``degree_noise`` lets a unit
+    see about as much under each. A context c is seen by everything; hidden units of degree 0 see nothing else. Orders
+    and masks are saved with the weights: a network that loads some takes theirs.
 
     Args:
         data_shape: shape of one datum, of D elements.
@@ -37,6 +36,8 @@ class MaskedMLP(nn.Module):
         num_masks: number M of masks.
         shuffle: whether the order is random, another for each mask.
         num_orders: with ``shuffle``, the number of orders that the masks take in turn; M by default.
+        degree_noise: weight of a uniform draw in a hidden degree, 0 to 1; the rest is that of an even spread. By
+            default 0 with one mask and 1 with several.
         seed: of what is drawn at random.
         direct: whether there are weights A from data to outputs.
         context_features: size of the context; 0 for none.
@@ -45,8 +46,9 @@ class MaskedMLP(nn.Module):
         ``x`` (..., *data_shape), ``context`` (..., context_features), output (..., num_params, *data_shape).
 
     Raises:
-        InvalidInput: a size below one, an order that is no permutation, more orders than masks, or, without direct
-            weights, a hidden layer that is too narrow for each element to see the one before it.
+        InvalidInput: a size below one, an order that is no permutation, more orders than masks, a degree_noise
+            outside [0, 1], or, without direct weights, a hidden layer that is too narrow for each element to see the
+            one before it.
 
     Example:
         >>> network = MaskedMLP((1, 8, 8), 1, hidden=(100,))
@@ -69,6 +71,7 @@ class MaskedMLP(nn.Module):
         num_masks: int = 1,
         shuffle: bool = False,
         num_orders: int | None = None,
+        degree_noise: float | None = None,
         seed: int = 0,
         direct: bool = True,
         context_features: int = 0,
@@ -90,6 +93,9 @@ class MaskedMLP(nn.Module):
                 expected=f"{self.size - least} units or more, so that each element can see the one before it",
                 cure="direct=True, by which it sees it without them",
             )
+        noise = float(num_masks > 1) if degree_noise is None else degree_noise
+        if not 0 <= noise <= 1:
+            raise InvalidInput("no share of noise", where="degree_noise", value=noise, expected="0 to 1")
         generator = torch.Generator().manual_seed(seed)
         if num_orders is not None and not (shuffle and 1 <= num_orders <= num_masks):
             expected = f"1 to {num_masks}, one for each mask, and shuffle=True"
@@ -102,7 +108,7 @@ class MaskedMLP(nn.Module):
         self.register_buffer("degrees_0", degrees)
         for place, width in enumerate(hidden, start=1):
             below = self._degrees(place - 1).amin(-1) if place > 1 else torch.full((num_masks,), least)
-            drawn = _hidden_degrees(width, self.size, below, least, generator, spread=num_masks == 1)
+            drawn = _hidden_degrees(width, self.size, below, noise, generator)
             self.register_buffer(f"degrees_{place}", drawn)
         widths, outputs = (self.size, *hidden), self.size * self.num_params
         self.hidden = nn.ModuleList(MaskedLinear(a, b) for a, b in pairwise(widths))
@@ -184,16 +190,15 @@ class MaskedMLP(nn.Module):
                 sums[-1] += value @ weight_direct[:, index].T
 
 
-def _hidden_degrees(
-    width: int, size: int, below: Tensor, least: int, generator: torch.Generator, *, spread: bool
-) -> Tensor:
-    """Degrees of the units of a hidden layer, (masks, width), from those of the layer below up to size - 1."""
-    most = max(size - 1, least)
-    if spread:
-        evenly = least + (torch.arange(width) * (most + 1 - least)) // width
-        return evenly.repeat(len(below), 1)
-    drawn = [torch.randint(int(lowest), most + 1, (width,), generator=generator) for lowest in below]
-    return torch.stack(drawn).sort(-1).values
+def _hidden_degrees(width: int, size: int, below: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Degrees of the units of a hidden layer, (masks, width), from the least of the layer below up to size - 1."""
+    found = []
+    for lowest in below.tolist():
+        number = max(size - lowest, 1)
+        drawn = lowest + torch.randint(number, (width,), generator=generator)
+        evenly = lowest + torch.arange(width) * number // width
+        found.append((noise * drawn + (1 - noise) * evenly).round().long())
+    return torch.stack(found)
 
 
 def _by_degree(degrees: Tensor, size: int) -> list[Tensor]:

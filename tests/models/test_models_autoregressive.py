@@ -107,15 +107,22 @@ def test_masks_take_the_orders_in_turn(number):
     assert len({tuple(row) for row in made.network.get_buffer("degrees_1").tolist()}) == 5
 
 
-def test_a_hidden_unit_sees_about_as_much_under_every_mask():
-    """Sorted, the degrees of 500 units differ between masks as order statistics: at most half of 1 / sqrt(500)."""
-    network = nets.MaskedMLP((784,), 1, hidden=(500, 500), num_masks=32)
-    first = network.get_buffer("degrees_1").double() / 784
-    assert (
-        first.std(0).max() < 0.04 and first.std(0).max() > 0.01
-    )  # of 500 units 0.022 at most, unsorted 0.29
+@pytest.mark.parametrize("noise", [0.0, 0.1, 1.0, None])
+def test_hidden_degrees_of_a_unit_differ_between_masks_as_much_as_asked_for(noise):
+    network = nets.MaskedMLP((784,), 1, hidden=(500, 500), num_masks=200, degree_noise=noise)
+    uniform = 783 / 12**0.5  # the spread of a uniform draw, here known to 4 % of it for each of 1,000 units
     for place in (1, 2):
-        assert (network.get_buffer(f"degrees_{place}").diff(dim=-1) >= 0).all()
+        degrees = network.get_buffer(f"degrees_{place}")
+        assert degrees.min() >= 1 and degrees.max() <= 783
+        middle = (int(degrees.min()) + 783) / 2  # the lowest is that of the layer below, mask by mask
+        assert degrees.double().mean().item() == pytest.approx(middle, abs=6)
+        spread = degrees.double().std(0) / uniform
+        assert spread.mean().item() == pytest.approx(1.0 if noise is None else noise, abs=0.02)
+
+
+def test_one_mask_spreads_its_degrees_evenly():
+    degrees = nets.MaskedMLP((6,), 1, hidden=(10, 5)).get_buffer("degrees_1")
+    assert degrees.tolist() == [[1, 1, 2, 2, 3, 3, 4, 4, 5, 5]]
 
 
 # ---- what is conditioned on
@@ -436,6 +443,10 @@ def test_a_known_element_after_a_missing_one_is_refused():
         (
             lambda: models.MADE(SHAPE, num_masks=3, shuffle=True, num_orders=4),
             "expected 1 to 3, one for each mask",
+        ),
+        (
+            lambda: models.MADE(SHAPE, degree_noise=1.5),
+            "no share of noise in degree_noise: 1.5; expected 0 to 1",
         ),
         (lambda: models.MADE(SHAPE, num_masks=3, num_orders=1), "num_orders: 1; .* shuffle=True"),
         (lambda: models.NADE(SHAPE, order=[1, 2, 3, 4, 5, 6, 7, 8, 9]), "no permutation in order"),
