@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +10,9 @@ from pyro.distributions import TorchDistribution, validation_enabled
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_dgm.distributions.conditionals import Conditionals, naive_conditionals
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.shapes import check_event
-
-Conditionals = Generator[tuple[Tensor, Tensor], Tensor, None]
-"""Yields (index, params) of the next elements, positions (k,) and outputs (n, num_params, k); is sent (n, k) values."""
 
 _DATA = "data of an autoregressive model"
 _DRAWN_AT_ONCE = 512  # a network keeps what it has computed for all of these data
@@ -192,7 +189,9 @@ class Autoregressive(TorchDistribution):
         return self._drawn(shape, x.expand(shape + self.event_shape), observed.flatten())
 
     def log_prob_of(self, x: Tensor, observed: Tensor) -> Tensor:
-        """log p of the known elements alone, (...), which come before all others as for :meth:`impute`.
+        """log p of the known elements alone, (...).
+
+        They must come before all others in the order of the network, which :meth:`impute` checks and this does not.
 
         Args:
             x: data, (..., *event_shape), such as ``impute`` gives.
@@ -282,30 +281,3 @@ def _known_too_late(position: int) -> InvalidInput:
         expected="all known elements before all missing ones in the order of the network",
         cure="a model with another order",
     )
-
-
-def naive_conditionals(
-    network: Callable[[Tensor, Tensor | None], Tensor],
-    like: Tensor,
-    number: int,
-    context: Tensor | None = None,
-    order: Tensor | None = None,
-) -> Conditionals:
-    """Conditionals of any causal network, by a pass over the whole data for each element.
-
-    Args:
-        network: maps data and context to outputs (n, num_params, *data_shape).
-        like: a datum, (*data_shape).
-        number: number n of data.
-        context: (n, ...).
-        order: positions of the elements from first to last; as they lie if None.
-    """
-    size = like.numel()
-    order = torch.arange(size, device=like.device) if order is None else order
-    x = like.new_zeros(number, size)
-    for index in order.split(1):
-        params = network(x.reshape(number, *like.shape), context)
-        x[:, index] = yield (
-            index,
-            params.reshape(number, math.prod(params.shape[1:]) // size, size)[..., index],
-        )

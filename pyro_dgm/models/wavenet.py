@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dgm.distributions import Autoregressive, CategoricalObservation, Observation
-from pyro_dgm.distributions.autoregressive import Conditionals
+from pyro_dgm.distributions.conditionals import Conditionals
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models.autoregressive import AutoregressiveModel
 from pyro_dgm.models.compiled_draws import CompiledSteps, Drawn

@@ -14,7 +14,7 @@ import time
 import torch
 
 from pyro_dgm import models
-from pyro_dgm.distributions.autoregressive import naive_conditionals
+from pyro_dgm.distributions.conditionals import naive_conditionals
 from tests.benchmarks.rounds import alone
 
 SHAPE = (1, 28, 28)
