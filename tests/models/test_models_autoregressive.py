@@ -349,6 +349,16 @@ def test_in_float32_what_is_kept_differs_from_a_whole_pass_by_rounding_alone(pro
 # ---- completing
 
 
+@pytest.mark.parametrize("known", [0, 1, 2, 4])
+def test_log_p_of_what_is_known_is_the_sum_over_all_completions(known):
+    p = at_random(models.MADE((4,), hidden=(9,)), scale=2.0)()
+    rows, observed = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 4), torch.arange(4) < known
+    with torch.no_grad():
+        joint, found = p.log_prob(rows), p.log_prob_of(rows, observed)
+    alike = (rows[:, None, :known] == rows[None, :, :known]).all(-1)
+    torch.testing.assert_close(found, joint.where(alike, -math.inf).logsumexp(-1), rtol=0, atol=1e-12)
+
+
 def test_a_mixture_of_masks_completes_by_the_members_that_explain_what_is_known():
     """20,000 completions have the probabilities of the mixture's own table, to 1e-6 by Pearson's test."""
     made = at_random(models.MADE((4,), hidden=(9,), num_masks=3), scale=2.0)
