@@ -13,8 +13,9 @@ import torch
 from pyro_dgm.atomic import replacing
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.evaluation.ledger import Ledger, read_ledger, write_ledger
-from pyro_dgm.experiment.estimate import FUNCTIONS, estimate
+from pyro_dgm.experiment.estimate import FUNCTIONS, estimate, evaluated
 from pyro_dgm.experiment.posterior import NUM_DATA, NUM_SAMPLES, Diagnosis, draw_posterior
+from pyro_dgm.experiment.rehearsal import check_observations
 from pyro_dgm.experiment.report import Report, ReportOptions, report_run
 from pyro_dgm.experiment.run import LEDGER, load_run, read_run_config
 from pyro_dgm.experiment.samples import draw_picture, draw_samples
@@ -64,6 +65,10 @@ def evaluate(
     with _held(folder) as path:
         run = load_run(path, FUNCTIONS, trust=trust, with_data=True, data_changes=data_changes)
         options = {**run.config["evaluation"], **{k: v for k, v in given.items() if v is not None}}
+        if data_changes and run.data is not None:
+            name = options["split"]
+            part = run.placed(evaluated(run.data, split=name, num_data=options["num_data"]))
+            check_observations(run.program, {f"data.{name}": part}, device=run.device, batch_size=len(part))
         ledger = estimate(run, progress=progress, **options)
         if not data_changes and (path / LEDGER).is_file():  # the posterior is that of the same test data
             old = read_ledger(path / LEDGER)

@@ -17,7 +17,6 @@ from pyro_dgm.evaluation.ledger import Ledger, Published, versions
 from pyro_dgm.evaluation.likelihood import log_likelihood
 from pyro_dgm.experiment.build import Functions
 from pyro_dgm.experiment.config import OBJECTS
-from pyro_dgm.experiment.rehearsal import check_observations
 from pyro_dgm.experiment.run import Run
 from pyro_dgm.objectives.sites import observed_sites
 from pyro_dgm.program import Program
@@ -90,7 +89,7 @@ def estimate(
         progress: show a progress bar on standard error.
 
     Raises:
-        InvalidInput: no particles, fewer than two data, or a value that the model can never give.
+        InvalidInput: no particles, or fewer than two data.
         IncompatibleModel: the model has no such numbers: it is implicit or unnormalised.
     """
     start = time.perf_counter()
@@ -100,9 +99,6 @@ def estimate(
     seed = run.config["training"]["seed"]
     with forked(run.device, seed=seed):
         batch = run.batch(part)
-        check_observations(
-            program, {f"data.{split}": run.placed(part)}, device=run.device, batch_size=len(part)
-        )
         value = log_likelihood(
             program.model, program.guide, *batch, num_particles=num_particles, progress=progress
         )
