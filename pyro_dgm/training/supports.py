@@ -186,10 +186,8 @@ def _fault(part: Split, observed: _Observed, row: int, name: str, device: torch.
     elif isinstance(element, UnitGrid):
         last = element.levels - 1
         what, value = "is off the grid", f"{some}, from {low:.6g} to {high:.6g}"
-        expected, of_site = (
-            f"k / {last} with k = 0..{last}",
-            f", whose observation has {element.levels} levels",
-        )
+        expected = f"k / {last} with k = 0..{last}"
+        of_site = f", whose observation has {element.levels} levels"
         cure = _grid_cure(part, observed, element.levels, (low, high), device)
     else:
         what, value = "is outside the support", f"{some}, from {low:.6g} to {high:.6g}"
