@@ -10,7 +10,13 @@ from pyro.distributions import TorchDistribution, validation_enabled
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_dgm.distributions.conditionals import Conditionals, naive_conditionals
+from pyro_dgm.distributions.conditionals import (
+    Conditionals,
+    Values,
+    drawn_in_order,
+    known_first,
+    naive_conditionals,
+)
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.shapes import check_event
 
@@ -244,23 +250,10 @@ class Autoregressive(TorchDistribution):
             steps = naive_conditionals(self.network, self._zeros(), number, context, self._order)
         else:
             steps = self._conditionals(number, context)
-        x, missing = None, False
-        index, params = next(steps)
-        while True:
-            if observed is not None and given is not None and bool(observed[index].all()):
-                if missing:
-                    raise _known_too_late(int(index[0]))
-                value = given[:, index]
-            elif observed is not None and given is not None and bool(observed[index].any()):
-                raise _known_too_late(int(index[observed[index]][0]))
-            else:
-                value, missing = self._element(params, index), True
-            x = value.new_zeros(number, self.event_shape.numel()) if x is None else x
-            x[:, index] = value
-            try:
-                index, params = steps.send(value)
-            except StopIteration:
-                return x
+        values: Values = self._element
+        if given is not None and observed is not None:
+            values = known_first(given, observed, self._element)
+        return drawn_in_order(steps, values, (number, self.event_shape.numel()))
 
     def _element(self, params: Tensor, index: Tensor) -> Tensor:
         """Draws (n, k) of elements at ``index`` for their outputs (n, num_params, k)."""
@@ -271,13 +264,3 @@ class Autoregressive(TorchDistribution):
         whole[..., index] = params
         drawn = self.observation(whole.reshape(*params.shape[:2], *self.event_shape)).sample()
         return drawn.flatten(1)[:, index]
-
-
-def _known_too_late(position: int) -> InvalidInput:
-    return InvalidInput(
-        "an element that is known after a missing one",
-        where="observed",
-        value=f"flat position {position}",
-        expected="all known elements before all missing ones in the order of the network",
-        cure="a model with another order",
-    )
