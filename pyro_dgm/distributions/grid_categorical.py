@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_dgm.distributions.grid import GridDistribution
+from pyro_dgm.distributions.numerics import draw_categories
 
 
 class GridCategorical(GridDistribution):
@@ -48,11 +49,7 @@ class GridCategorical(GridDistribution):
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Grey levels, (*sample_shape, *batch_shape)."""
         with torch.no_grad():
-            shape = self._extended_shape(sample_shape)
-            cumulative = self.logits.softmax(-1).cumsum(-1)
-            uniform = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device).unsqueeze(-1)
-            # The last sum may fall short of one by rounding: the least uniform above it is the last level.
-            k = (cumulative[..., :-1] <= uniform).sum(-1)
+            k = draw_categories(self.logits, self._extended_shape(sample_shape))
             return k.to(self.logits.dtype) / (self.levels - 1)
 
     @property

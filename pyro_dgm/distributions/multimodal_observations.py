@@ -11,13 +11,13 @@ from torch.distributions import constraints
 
 from pyro_dgm.distributions.discretized_logistic import DiscretizedLogistic
 from pyro_dgm.distributions.grid_categorical import GridCategorical
-from pyro_dgm.distributions.numerics import positive
+from pyro_dgm.distributions.numerics import draw_categories, positive
 from pyro_dgm.distributions.observations import Observation
 from pyro_dgm.errors import InvalidInput
 
 
 class _Mixture(MixtureSameFamily):
-    """A mixture with the support of its components, which is the same for all.
+    """A mixture with the support of its components, which is the same for all, and with draws that compile.
 
     Torch's own support is a union of sets, which no bijection is registered for: a latent of it would know neither NUTS
     nor autoguides.
@@ -26,6 +26,13 @@ class _Mixture(MixtureSameFamily):
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
         return self.component_distribution.support
+
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        """Draws of all components, of which one is taken, (*sample_shape, *batch_shape)."""
+        with torch.no_grad():
+            k = draw_categories(self.mixture_distribution.logits, self._extended_shape(sample_shape))
+            of_all = self.component_distribution.sample(torch.Size(sample_shape))
+            return of_all.gather(-1, k.unsqueeze(-1)).squeeze(-1)
 
 
 class CategoricalObservation(Observation):

@@ -1,4 +1,4 @@
-"""Maps from a network's raw output to parameters of distributions."""
+"""From a network's raw output to parameters of distributions and to draws."""
 
 from __future__ import annotations
 
@@ -36,3 +36,22 @@ def at_least_float32(raw: Tensor) -> Tensor:
         torch.float32
     """
     return raw.to(torch.promote_types(raw.dtype, torch.float32))
+
+
+def draw_categories(logits: Tensor, shape: torch.Size) -> Tensor:
+    """Numbers of categories, each with probability softmax(logits), by one uniform number for each.
+
+    A compiled step takes this in, where it would call ``torch.multinomial`` from outside.
+
+    Args:
+        logits: unnormalised log-probabilities, (..., K).
+        shape: shape of the draws, (*sample_shape, ...).
+
+    Example:
+        >>> draw_categories(torch.tensor([0.0, 100.0, 0.0]), torch.Size([2]))
+        tensor([1, 1])
+    """
+    cumulative = logits.softmax(-1).cumsum(-1)
+    uniform = torch.rand(shape, dtype=logits.dtype, device=logits.device).unsqueeze(-1)
+    # The last sum may fall short of one by rounding: the least uniform above it is the last category.
+    return (cumulative[..., :-1] <= uniform).sum(-1)
