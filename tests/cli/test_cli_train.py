@@ -37,6 +37,7 @@ STAND_INS = {
 }
 SMALLER = {
     "made_mnist_static": ["--program.hidden=[300]"],
+    "made32_8000_mnist_static": ["--program.hidden=[300, 300]"],
     "made32_mnist_static": ["--program.hidden=[300, 300]"],
     "gated_pixelcnn_mnist_static": ["--program.channels=8"],
     "pixelcnn_mnist_static": ["--program.channels=8"],
