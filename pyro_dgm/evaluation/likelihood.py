@@ -70,7 +70,7 @@ def log_likelihood(
     guide: Callable[..., Any],
     *batch: Tensor,
     num_particles: int = 5000,
-    rows: int = 20,
+    rows: int | None = None,
     progress: bool = False,
 ) -> LogLikelihood:
     r"""log p(x) of each datum, estimated by :math:`\log \frac1K \sum_k p(x, z_k) / q(z_k \mid x)`.
@@ -83,7 +83,7 @@ def log_likelihood(
         guide: Pyro guide, called with a piece of the batch.
         batch: tensors whose first dimension is the datum.
         num_particles: number K of draws per datum.
-        rows: data per pass.
+        rows: data per pass; by default 20 with all their particles, or 50 where there are no latents.
         progress: show a progress bar.
 
     Raises:
@@ -115,13 +115,15 @@ def log_likelihood(
             ),
             expected="tensors whose first dimension is the datum",
         )
-    if rows < 1:
+    if rows is not None and rows < 1:
         raise InvalidInput("no data in a pass", where="rows", value=rows, expected="an integer >= 1")
     some = tuple(t[:2] for t in batch)
     guide = complete_guide(model, guide, some)
     layout = inspect_pair(model, guide, some, num_particles)
     if not layout.has_latents:
         num_particles = 1  # each weight is log p(x)
+    if rows is None:
+        rows = 20 if layout.has_latents else 50
     per_pass = max(1, _ELEMENTS_PER_PASS // (min(rows, num_data) * max(1, batch[0][0].numel())))
     per_pass = min(per_pass, num_particles)
     moments = []
