@@ -8,6 +8,7 @@ from pyro_dgm.distributions.discretized_logistic import DiscretizedLogistic
 from pyro_dgm.distributions.energy import Energy, Unnormalized
 from pyro_dgm.distributions.ensemble import Ensemble
 from pyro_dgm.distributions.flat import Flat
+from pyro_dgm.distributions.flow import FlowDistribution
 from pyro_dgm.distributions.grid import GridDistribution, UnitGrid
 from pyro_dgm.distributions.grid_categorical import GridCategorical
 from pyro_dgm.distributions.inverse_cdf import Gompertz, Rayleigh, Reciprocal
@@ -44,6 +45,7 @@ __all__ = [
     "Energy",
     "Ensemble",
     "Flat",
+    "FlowDistribution",
     "Gompertz",
     "GridBetaBinomial",
     "GridCategorical",

@@ -1,0 +1,164 @@
+"""Laws of invertible maps, in float64 to 1e-8, at random parameters of scale 0, 0.1, 0.3 and 1.
+
+What a map gives is brought back, both ways; its log-determinant is that of all derivatives and minus that of its
+inverse; a batch of contexts is one context after the other. Each law catches a planted mutant.
+"""
+
+import copy
+
+import pytest
+import torch
+
+from pyro_dgm.distributions.transforms import (
+    Affine,
+    Coupling,
+    Inverse,
+    MaskedAutoregressive,
+    Planar,
+    RationalQuadratic,
+    Sylvester,
+)
+from tests.laws.bijections import ALL, BIJECTIONS, CONTEXT, SCALES, at_random, log_det_by_autograd, points
+
+CLOSE = {"rtol": 0, "atol": 1e-8}
+
+
+def returns(bijection, x, context):
+    """Both ways there and back, and the two log-determinants."""
+    y, log_det = bijection.forward_and_log_det(x, context)
+    back, log_det_back = bijection.inverse_and_log_det(y, context)
+    torch.testing.assert_close(back, x, **CLOSE)
+    torch.testing.assert_close(log_det + log_det_back, torch.zeros_like(log_det), **CLOSE)
+    again, _ = bijection.forward_and_log_det(back, context)
+    torch.testing.assert_close(again, y, **CLOSE)
+
+
+def has_its_determinant(bijection, x, context):
+    log_det = bijection.forward_and_log_det(x, context)[1]
+    torch.testing.assert_close(log_det, log_det_by_autograd(bijection, x, context), **CLOSE)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", ALL)
+def test_what_a_map_gives_is_brought_back(name, scale):
+    bijection = at_random(ALL[name](), scale=scale)
+    with torch.no_grad():
+        returns(bijection, *points(bijection, 3, 5))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", ALL)
+def test_a_log_determinant_is_that_of_all_derivatives(name, scale):
+    bijection = at_random(ALL[name](), scale=scale)
+    has_its_determinant(bijection, *points(bijection, 6))
+
+
+@pytest.mark.parametrize("name", BIJECTIONS)
+def test_a_batch_of_contexts_is_one_after_the_other(name):
+    bijection = at_random(BIJECTIONS[name](CONTEXT), scale=0.3)
+    x, context = points(bijection, 5)
+    with torch.no_grad():
+        for way in (bijection.forward_and_log_det, bijection.inverse_and_log_det):
+            data = x if way == bijection.forward_and_log_det else bijection.forward_and_log_det(x, context)[0]
+            values, log_dets = way(data, context)
+            for place in range(len(x)):
+                value, log_det = way(data[place], context[place])
+                torch.testing.assert_close(values[place], value, rtol=0, atol=1e-10)
+                torch.testing.assert_close(log_dets[place], log_det, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_reach_data_and_parameters_both_ways(name):
+    bijection = at_random(ALL[name](), scale=0.3)
+    x, context = points(bijection, 4)
+    with torch.no_grad():
+        y = bijection.forward_and_log_det(x, context)[0]
+    for way, data in ((bijection.forward_and_log_det, x), (bijection.inverse_and_log_det, y)):
+        data = data.clone().requires_grad_()
+        bijection.zero_grad()
+        value, log_det = way(data, context)
+        ((value**2).sum() + log_det.sum()).backward()
+        assert bool(data.grad.isfinite().all()) and bool(data.grad.any())
+        for label, parameter in bijection.named_parameters():
+            assert parameter.grad is not None and bool(parameter.grad.any()), label
+
+
+@pytest.mark.parametrize(
+    "name", ["planar", "sylvester_orthogonal", "autoregressive_spline", "coupling_spline", "images"]
+)
+def test_gradients_of_an_inverse_are_those_of_small_differences(name):
+    bijection = at_random(ALL[name](), scale=0.3)
+    x, _ = points(bijection, 2)
+    y = bijection.forward_and_log_det(x)[0].detach().requires_grad_()
+    torch.autograd.gradcheck(bijection.inverse_and_log_det, (y,))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_planar_map_stays_invertible_wherever_its_parameters_go(seed):
+    planar = at_random(Planar(4), scale=5.0, seed=seed)
+    _, _, _, product = planar._parts(None)
+    assert product.item() >= -1
+    with torch.no_grad():
+        returns(planar, *points(planar, 20))
+
+
+# ---- mutants
+
+
+class PyroSylvester(Sylvester):
+    """Pyro's order of the matrices, with the determinant of the other order."""
+
+    def _forward(self, x, context):
+        q, r, twin, b = self._parts(context)
+        h = ((x.unsqueeze(-2) @ twin @ q.mT).squeeze(-2) + b).tanh()
+        y = x + (h.unsqueeze(-2) @ q @ r).squeeze(-2)
+        return y, torch.log1p((1 - h * h) * r.diagonal() * twin.diagonal()).sum(-1)
+
+
+class WithoutConstraint(Planar):
+    def _parts(self, context):
+        given = self.parameters_of(context)
+        return given["u"], given["w"], given["b"], (given["u"] * given["w"]).sum(-1)
+
+
+class WrongSign(Affine):
+    def forward_and_log_slope(self, x, params):
+        y, log_slope = super().forward_and_log_slope(x, params)
+        return y, -log_slope
+
+
+class Leaking(Coupling):
+    def _mapped(self, x, context, univariate):
+        y, log_det = super()._mapped(x, context, univariate)
+        return y + 0.01 * y.roll(1, -1), log_det
+
+
+class WrongSlope(RationalQuadratic):
+    def inverse_and_log_slope(self, y, params):
+        x, log_slope = super().inverse_and_log_slope(y, params)
+        return x, log_slope * 1.001
+
+
+def fails(law, bijection, *, scale=1.0):
+    bijection = at_random(bijection, scale=scale)
+    with pytest.raises(AssertionError):
+        law(bijection, *points(bijection, 20))
+
+
+def test_mutants_are_caught():
+    torch.manual_seed(0)
+    fails(has_its_determinant, PyroSylvester(4))
+    fails(returns, WithoutConstraint(4), scale=3.0)
+    fails(has_its_determinant, Coupling([True, False], WrongSign(), hidden=(8,)))
+    fails(has_its_determinant, MaskedAutoregressive((3,), WrongSign(), hidden=(8,)))
+    fails(returns, MaskedAutoregressive((3,), WrongSign(), hidden=(8,)))
+    fails(returns, Leaking([True, False, True], hidden=(8,)))
+    fails(returns, Inverse(Coupling([True, False], WrongSlope(), hidden=(8,))))
+
+
+def test_a_copy_is_another_map():
+    bijection = at_random(ALL["chain"](), scale=0.3)
+    x, _ = points(bijection, 3)
+    bijection.forward_and_log_det(x)
+    other = at_random(copy.deepcopy(bijection), scale=0.3)
+    assert not torch.equal(other.forward_and_log_det(x)[0], bijection.forward_and_log_det(x)[0])
