@@ -35,6 +35,7 @@ from pyro_dgm.models import (
     conv_vae,
     gmvae,
     pixel_vae,
+    real_nvp,
     vamp_vae,
 )
 from pyro_dgm.objectives import ELBO, IWAE, PyroELBO, log_weights
@@ -98,6 +99,11 @@ TRACTABLE = {
     "bayesian_network": (
         lambda: BayesianNetwork({"a": 2, "b": 3, "c": 2}, {"b": ["a"], "c": ["a", "b"]}),
         lambda n: torch.stack([torch.randint(k, (n,)) for k in (2, 3, 2)], -1).float(),
+    ),
+    "real_nvp": (lambda: real_nvp(SHAPE, num_layers=2, hidden=(8,)), grey),
+    "real_nvp_given_a_label": (
+        lambda: real_nvp(SHAPE, num_layers=2, hidden=(8,), num_classes=4),
+        lambda n: (grey(n), torch.arange(n) % 4),
     ),
     "fvsbn": (lambda: FVSBN(SHAPE), binary),
     "nade": (lambda: NADE(SHAPE, hidden=8), binary),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from pyro.distributions import Independent, Normal
 from torch import Tensor, nn
 
 from pyro_dgm.distributions.numerics import at_least_float32, positive
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.shapes import positive_sizes
 
 
 class StandardNormal(nn.Module):
@@ -17,7 +20,7 @@ class StandardNormal(nn.Module):
     are not part of the state.
 
     Args:
-        latent_dim: number of latent dimensions, at least 1.
+        latent_dim: number of latent dimensions, at least 1, or the shape of z where it is no vector.
 
     Raises:
         InvalidInput: a latent dimension below one.
@@ -30,15 +33,15 @@ class StandardNormal(nn.Module):
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, latent_dim: int) -> None:
+    def __init__(self, latent_dim: int | Sequence[int]) -> None:
         super().__init__()
-        _check_latent_dim(latent_dim)
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
-        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
+        shape = positive_sizes((latent_dim,) if isinstance(latent_dim, int) else latent_dim, "latent_dim")
+        self.register_buffer("loc", torch.zeros(shape), persistent=False)
+        self.register_buffer("scale", torch.ones(shape), persistent=False)
 
     def forward(self) -> Independent:
         """The distribution, of event shape (latent_dim,)."""
-        return Normal(at_least_float32(self.loc), at_least_float32(self.scale)).to_event(1)
+        return Normal(at_least_float32(self.loc), at_least_float32(self.scale)).to_event(self.loc.dim())
 
 
 class DiagonalNormal(nn.Module):

@@ -6,6 +6,7 @@ from pyro_dgm.models.conv_draw import ConvDRAW
 from pyro_dgm.models.convolutional_vae import conv_vae
 from pyro_dgm.models.cvae import CVAE
 from pyro_dgm.models.draw import DRAW
+from pyro_dgm.models.flow import Flow
 from pyro_dgm.models.fvsbn import FVSBN
 from pyro_dgm.models.gated_pixel_cnn import GatedPixelCNN
 from pyro_dgm.models.gaussian_mixture_vae import gmvae
@@ -18,6 +19,7 @@ from pyro_dgm.models.pixel_cnn import PixelCNN
 from pyro_dgm.models.pixel_rnn import PixelRNN
 from pyro_dgm.models.pixelcnn_vae import pixel_vae
 from pyro_dgm.models.ppca import PPCA
+from pyro_dgm.models.real_nvp import real_nvp
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.models.vampprior_vae import vamp_vae
 from pyro_dgm.models.wavenet import WaveNet
@@ -33,6 +35,7 @@ __all__ = [
     "Autoencoder",
     "BayesianNetwork",
     "ConvDRAW",
+    "Flow",
     "GatedPixelCNN",
     "HierarchicalPixelVAE",
     "HierarchicalVAE",
@@ -43,5 +46,6 @@ __all__ = [
     "conv_vae",
     "gmvae",
     "pixel_vae",
+    "real_nvp",
     "vamp_vae",
 ]

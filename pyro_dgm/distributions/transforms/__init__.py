@@ -10,6 +10,7 @@ from pyro_dgm.distributions.transforms.logit import Sigmoid
 from pyro_dgm.distributions.transforms.multiscale import MultiScale
 from pyro_dgm.distributions.transforms.permutation import Permutation
 from pyro_dgm.distributions.transforms.planar import Planar
+from pyro_dgm.distributions.transforms.reshape import Reshape
 from pyro_dgm.distributions.transforms.spline import RationalQuadratic
 from pyro_dgm.distributions.transforms.squeeze import Squeeze
 from pyro_dgm.distributions.transforms.sylvester import Sylvester
@@ -30,6 +31,7 @@ __all__ = [
     "Planar",
     "QRLinear",
     "RationalQuadratic",
+    "Reshape",
     "Shift",
     "Sigmoid",
     "Squeeze",

@@ -1,0 +1,79 @@
+"""The normalising flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_dgm.distributions import FlowDistribution, StandardNormal
+from pyro_dgm.distributions.transforms import Bijection
+from pyro_dgm.errors import InvalidInput
+from pyro_dgm.models.tractable import TractableModel
+
+
+class Flow(TractableModel):
+    r"""Normalising flow.
+
+    .. math:: e \sim p_0(e), \quad x = f(e; c); \qquad
+              \log p(x \mid c) = \log p_0(f^{-1}(x; c)) + \log |\det \partial f^{-1} / \partial x|
+
+    The map goes from noise to data; one that is made the other way is turned by
+    :class:`~pyro_dgm.distributions.transforms.Inverse`. The guide is empty, and every bound is log p(x) itself. As a
+    piece it is a prior, or what a user's own model observes.
+
+    Args:
+        bijection: the map f.
+        base: piece p_0, whose call returns a distribution of event shape ``bijection.event_shape``; standard normal by
+            default.
+        num_classes: number of classes, for p(x | y) given labels y.
+        context_shape: shape of a context; () for none.
+
+    Raises:
+        InvalidInput: see :class:`~pyro_dgm.models.tractable.TractableModel`, or a map that takes another context.
+
+    Example:
+        >>> from pyro_dgm.distributions.transforms import Chain, Coupling
+        >>> flow = Flow(Chain([Coupling([True, False]), Coupling([False, True])]))
+        >>> flow().log_prob(torch.zeros(5, 2)).shape, flow.sample(3).shape
+        (torch.Size([5]), torch.Size([3, 2]))
+
+    Reference:
+        Rezende and Mohamed, "Variational inference with normalizing flows", 2015.
+        Papamakarios, Nalisnick, Rezende, Mohamed and Lakshminarayanan, "Normalizing flows for probabilistic modeling
+        and inference", 2021.
+    """
+
+    def __init__(
+        self,
+        bijection: Bijection,
+        *,
+        base: nn.Module | None = None,
+        num_classes: int | None = None,
+        context_shape: Sequence[int] = (),
+    ) -> None:
+        super().__init__(bijection.out_shape, num_classes=num_classes, context_shape=context_shape)
+        if bijection.context_shape != self.context_shape:
+            raise InvalidInput(
+                "a map of another context",
+                where="bijection",
+                value=bijection.context_shape,
+                expected=f"{self.context_shape}",
+                cure="context_features in its parts, or none here",
+            )
+        self.bijection = bijection
+        self.base = StandardNormal(bijection.event_shape) if base is None else base
+
+    def forward(self, c: Tensor | None = None) -> FlowDistribution:
+        """The distribution p(x | c)."""
+        self.check_context(c)
+        return FlowDistribution(self.base(), self.bijection, c)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, y: Tensor | None = None, *rest: Any) -> None:
+        """Checks every y, and starts what depends on data, such as ``ActNorm``."""
+        self._check(x, y, values=True)
+        context = y if self.context is None or y is None else self.context(y)
+        self.bijection.start(x, context)
