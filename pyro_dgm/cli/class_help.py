@@ -37,6 +37,7 @@ _EXAMPLES: dict[str, Any] = {
     "Source": "data.npz",
     "type[torch.distributions.Distribution]": "pyro.distributions.Weibull",
     "pyro.infer.ELBO": {"class_path": "pyro.infer.Trace_ELBO"},
+    "Bijection": {"class_path": "pyro_dgm.distributions.transforms.Planar", "init_args": {"features": 2}},
     "nn.Module": {"class_path": "pyro_dgm.distributions.StandardNormal", "init_args": {"latent_dim": 8}},
 }
 # The same by name, of an argument or of one of a class, where sizes alone would be no example.

@@ -19,7 +19,7 @@ from pyro_dgm.models.pixel_cnn import PixelCNN
 from pyro_dgm.models.pixel_rnn import PixelRNN
 from pyro_dgm.models.pixelcnn_vae import pixel_vae
 from pyro_dgm.models.ppca import PPCA
-from pyro_dgm.models.real_nvp import real_nvp
+from pyro_dgm.models.realnvp import real_nvp
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.models.vampprior_vae import vamp_vae
 from pyro_dgm.models.wavenet import WaveNet

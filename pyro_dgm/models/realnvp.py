@@ -48,7 +48,8 @@ def real_nvp(
         >>> flow().log_prob(torch.zeros(5, 2)).shape, flow.sample(3).shape
         (torch.Size([5]), torch.Size([3, 2]))
 
-    Reference: Dinh, Sohl-Dickstein and Bengio, "Density estimation using Real NVP", 2017.
+    Reference:
+        Dinh, Sohl-Dickstein and Bengio, "Density estimation using Real NVP", 2017.
     """
     shape = positive_sizes(data_shape, "data_shape")
     size, features = math.prod(shape), num_classes or sum(context_shape)
