@@ -24,6 +24,7 @@ SECONDS = 2.0
 CODES = {0, 2, 3, 4, 5}
 # Without the phase that explains a failure: it traces every line that runs, so that no seconds are true any more.
 PHASES = (Phase.generate, Phase.shrink)
+SETTINGS = settings(deadline=None, database=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 
 
 def call(argv: list[str]) -> tuple[int, str, str]:
@@ -77,13 +78,7 @@ def fuzz_configs(folder: Path, number: int, *, which: int) -> list[tuple[float, 
     path = folder / "fuzz.yaml"
 
     @seed(which)
-    @settings(
-        max_examples=number,
-        deadline=None,
-        database=None,
-        phases=PHASES,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(SETTINGS, max_examples=number)
     @given(configs())
     def each(text: bytes) -> None:
         found.append(judge(["train", str(path), "--dry-run"], lambda: path.write_bytes(text) and None))
@@ -106,13 +101,7 @@ def fuzz_vectors(
         shutil.copytree(trained, run)
 
     @seed(which)
-    @settings(
-        max_examples=number,
-        deadline=None,
-        database=None,
-        phases=PHASES,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(SETTINGS, max_examples=number)
     @given(vectors())
     def each(argv: list[str]) -> None:
         names = {"CONFIG": str(path), "RUN": str(run)}
