@@ -19,8 +19,8 @@ class FlowDistribution(TorchDistribution):
     .. math:: \log p(y \mid c) = \log p_0(f^{-1}(y; c)) + \log |\det \partial f^{-1}(y; c) / \partial y|
 
     Value and log-determinant come from one pass of the networks. The density of a tensor that :meth:`rsample` has
-    just made uses the draw it came from, so that a guide needs no inverse; once a parameter of the map has changed, it
-    is computed anew.
+    just made uses the draw it came from, so that a guide needs no inverse; once a parameter of the map has changed (but
+    through ``.data``, which torch does not count), it is computed anew.
 
     Args:
         base: the distribution of x, of event shape ``bijection.event_shape``.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from pyro_dgm.errors import IncompatibleModel
+from pyro_dgm.errors import IncompatibleModel, InvalidInput
 from pyro_dgm.shapes import check_event, positive_sizes
 
 
@@ -130,3 +130,15 @@ class BoundTransform(Transform):
 def sum_event(log_slopes: Tensor, event_shape: Sequence[int]) -> Tensor:
     """The log-determinant (...) of a triangular map from the logarithms of its slopes, (..., *event_shape)."""
     return log_slopes.flatten(-len(event_shape)).sum(-1)
+
+
+def shared_context(parts: Sequence[Bijection], where: str) -> tuple[int, ...]:
+    """Shape of the context of all parts that take one; () for none.
+
+    Raises:
+        InvalidInput: contexts of different shapes.
+    """
+    shapes = {part.context_shape for part in parts if part.context_shape}
+    if len(shapes) > 1:
+        raise InvalidInput("contexts of several shapes", where=where, value=shapes, expected="one for all")
+    return next(iter(shapes), ())

@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_dgm.distributions.transforms.bijection import Bijection
+from pyro_dgm.distributions.transforms.bijection import Bijection, shared_context
 from pyro_dgm.errors import InvalidInput
 
 
@@ -39,14 +39,8 @@ class Chain(Bijection):
                 raise InvalidInput(
                     "parts that do not fit", where="parts", value=f"{names} takes {after.event_shape}"
                 )
-        shapes = {part.context_shape for part in parts if part.context_shape}
-        if len(shapes) > 1:
-            raise InvalidInput(
-                "contexts of several shapes", where="parts", value=shapes, expected="one for all"
-            )
-        super().__init__(
-            parts[0].event_shape, out_shape=parts[-1].out_shape, context_shape=next(iter(shapes), ())
-        )
+        context_shape = shared_context(parts, "parts")
+        super().__init__(parts[0].event_shape, out_shape=parts[-1].out_shape, context_shape=context_shape)
         self.parts = nn.ModuleList(parts)
 
     def _maps(self) -> list[Bijection]:

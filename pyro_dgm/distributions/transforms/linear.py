@@ -148,13 +148,13 @@ class QRLinear(_Linear):
 
     def _times(self, x: Tensor, given: dict[str, Tensor]) -> Tensor:
         x = _upper(given) @ x
-        for v in _units(given["directions"]):
-            x = _reflected(x, v)
+        for v in units(given["directions"]):
+            x = reflected(x, v)
         return x
 
     def _solved(self, y: Tensor, given: dict[str, Tensor]) -> Tensor:
-        for v in reversed(_units(given["directions"])):
-            y = _reflected(y, v)
+        for v in reversed(units(given["directions"])):
+            y = reflected(y, v)
         return torch.linalg.solve_triangular(_upper(given), y, upper=True)
 
 
@@ -162,10 +162,11 @@ def _upper(given: dict[str, Tensor]) -> Tensor:
     return given["upper"].triu(1) + torch.diag_embed(given["log_diagonal"].exp())
 
 
-def _units(directions: Tensor) -> tuple[Tensor, ...]:
-    """Unit vectors (..., n, 1)."""
+def units(directions: Tensor) -> tuple[Tensor, ...]:
+    """Unit vectors (..., n, 1) of directions (..., number, n)."""
     return (directions / directions.norm(dim=-1, keepdim=True)).unsqueeze(-1).unbind(-3)
 
 
-def _reflected(x: Tensor, v: Tensor) -> Tensor:
+def reflected(x: Tensor, v: Tensor) -> Tensor:
+    """Columns of ``x`` (..., n, k) reflected at the plane that a unit vector ``v`` (..., n, 1) is normal to."""
     return x - 2 * v * (v.mT @ x)

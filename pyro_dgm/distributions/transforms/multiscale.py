@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_dgm.distributions.transforms.bijection import Bijection
+from pyro_dgm.distributions.transforms.bijection import Bijection, shared_context
 from pyro_dgm.errors import InvalidInput
 
 
@@ -46,18 +46,14 @@ class MultiScale(Bijection):
             if len(inner) != len(outer) or inner[1:] != outer[1:] or not inner[0] < outer[0]:
                 expected = f"fewer channels than {outer}, and its other sizes"
                 raise InvalidInput("no part of a scale", where="scales", value=inner, expected=expected)
-        contexts = {scale.context_shape for scale in scales if scale.context_shape}
-        if len(contexts) > 1:
-            raise InvalidInput(
-                "contexts of several shapes", where="scales", value=contexts, expected="one for all"
-            )
+        context_shape = shared_context(scales, "scales")
         left = [scale.event_shape for scale in scales]
         own = [
             (shape[0] - scales[place + 1].out_shape[0], *shape[1:]) if place + 1 < len(scales) else shape
             for place, shape in enumerate(left)
         ]
         sizes = [math.prod(shape) for shape in own]
-        super().__init__((sum(sizes),), out_shape=scales[0].out_shape, context_shape=next(iter(contexts), ()))
+        super().__init__((sum(sizes),), out_shape=scales[0].out_shape, context_shape=context_shape)
         self.shapes, self.sizes = own, sizes
         self.scales = nn.ModuleList(scales)
 

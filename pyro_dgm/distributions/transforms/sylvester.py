@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_dgm.distributions.transforms.bijection import Bijection
+from pyro_dgm.distributions.transforms.linear import reflected, units
 from pyro_dgm.distributions.transforms.parameters import Parameters
 from pyro_dgm.distributions.transforms.roots import increasing_root
 from pyro_dgm.errors import InvalidInput
@@ -96,10 +97,9 @@ class Sylvester(Bijection):
         if self.kind == "orthogonal":
             start = torch.eye(features, dtype=like.dtype, device=like.device)[:, : self.columns]
             return torch.linalg.qr(start + raw)[0]
-        directions = raw / raw.norm(dim=-1, keepdim=True)
         q = torch.eye(features, dtype=like.dtype, device=like.device)[:, : self.columns]
-        for v in directions.unbind(-2):  # (..., D)
-            q = q - 2 * v.unsqueeze(-1) * (v.unsqueeze(-2) @ q)
+        for v in units(raw):
+            q = reflected(q, v)
         return q
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
