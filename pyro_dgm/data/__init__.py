@@ -8,12 +8,15 @@ from pyro_dgm.data.image_folder import ImageFolder
 from pyro_dgm.data.images import MNIST, BinarizedMNIST, Digits, FashionMNIST
 from pyro_dgm.data.mixtures import GaussianGrid, GaussianRing
 from pyro_dgm.data.mu_law import mu_law_decode, mu_law_encode
+from pyro_dgm.data.natural_patches import BSDS300
+from pyro_dgm.data.particle_physics import MiniBooNE
 from pyro_dgm.data.splits import Dataset, Split
 from pyro_dgm.data.spoken_digits import SpokenDigits
 from pyro_dgm.data.tones import Tones
 from pyro_dgm.data.toys import Checkerboard, Moons, Pinwheel, Rings
 
 __all__ = [
+    "BSDS300",
     "DEBD",
     "MNIST",
     "Arrays",
@@ -26,6 +29,7 @@ __all__ = [
     "GaussianGrid",
     "GaussianRing",
     "ImageFolder",
+    "MiniBooNE",
     "Moons",
     "Pinwheel",
     "Rings",

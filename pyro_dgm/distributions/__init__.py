@@ -12,7 +12,7 @@ from pyro_dgm.distributions.flow import FlowDistribution
 from pyro_dgm.distributions.grid import GridDistribution, UnitGrid
 from pyro_dgm.distributions.grid_categorical import GridCategorical
 from pyro_dgm.distributions.inverse_cdf import Gompertz, Rayleigh, Reciprocal
-from pyro_dgm.distributions.latents import DiagonalNormal, StandardNormal
+from pyro_dgm.distributions.latents import DiagonalNormal, StandardLogistic, StandardNormal
 from pyro_dgm.distributions.location_scale import Triangular, UniformInterval
 from pyro_dgm.distributions.mixtures import DiagonalNormalMixture
 from pyro_dgm.distributions.multimodal_observations import (
@@ -57,6 +57,7 @@ __all__ = [
     "Observation",
     "Rayleigh",
     "Reciprocal",
+    "StandardLogistic",
     "StandardNormal",
     "Triangular",
     "UniformInterval",

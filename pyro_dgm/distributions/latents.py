@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
-from pyro.distributions import Independent, Normal
+from pyro.distributions import Independent, Logistic, Normal
 from torch import Tensor, nn
 
 from pyro_dgm.distributions.numerics import at_least_float32, positive
@@ -13,7 +14,24 @@ from pyro_dgm.errors import InvalidInput
 from pyro_dgm.shapes import positive_sizes
 
 
-class StandardNormal(nn.Module):
+class _Standard(nn.Module):
+    """A distribution with locations zero and scales one, which are buffers outside the state; abstract."""
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, latent_dim: int | Sequence[int]) -> None:
+        super().__init__()
+        shape = positive_sizes((latent_dim,) if isinstance(latent_dim, int) else latent_dim, "latent_dim")
+        self.register_buffer("loc", torch.zeros(shape), persistent=False)
+        self.register_buffer("scale", torch.ones(shape), persistent=False)
+
+    @abstractmethod
+    def forward(self) -> Independent:
+        """The distribution, of event shape (latent_dim,)."""
+
+
+class StandardNormal(_Standard):
     """The prior z ~ Normal(0, I), without parameters.
 
     Its constants are buffers, so that the distribution follows ``.double()`` and ``.to(device)``; they
@@ -30,18 +48,30 @@ class StandardNormal(nn.Module):
         torch.float64
     """
 
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, latent_dim: int | Sequence[int]) -> None:
-        super().__init__()
-        shape = positive_sizes((latent_dim,) if isinstance(latent_dim, int) else latent_dim, "latent_dim")
-        self.register_buffer("loc", torch.zeros(shape), persistent=False)
-        self.register_buffer("scale", torch.ones(shape), persistent=False)
-
     def forward(self) -> Independent:
         """The distribution, of event shape (latent_dim,)."""
         return Normal(at_least_float32(self.loc), at_least_float32(self.scale)).to_event(self.loc.dim())
+
+
+class StandardLogistic(_Standard):
+    """The prior z_i ~ Logistic(0, 1), independent over i, without parameters.
+
+    Args:
+        latent_dim: number of latent dimensions, at least 1, or the shape of z where it is no vector.
+
+    Raises:
+        InvalidInput: a latent dimension below one.
+
+    Example:
+        >>> StandardLogistic(8)().sample((5,)).shape
+        torch.Size([5, 8])
+
+    Reference: NICE: non-linear independent components estimation (Dinh, Krueger, Bengio, 2015), section 3.4.
+    """
+
+    def forward(self) -> Independent:
+        """The distribution, of event shape (latent_dim,)."""
+        return Logistic(at_least_float32(self.loc), at_least_float32(self.scale)).to_event(self.loc.dim())
 
 
 class DiagonalNormal(nn.Module):

@@ -14,12 +14,15 @@ from pyro_dgm.models.hierarchical_pixel_vae import HierarchicalPixelVAE
 from pyro_dgm.models.hierarchical_vae import HierarchicalVAE
 from pyro_dgm.models.ladder_vae import LadderVAE
 from pyro_dgm.models.made import MADE
+from pyro_dgm.models.masked_flows import iaf, maf
 from pyro_dgm.models.nade import NADE
+from pyro_dgm.models.nice_flow import nice
 from pyro_dgm.models.pixel_cnn import PixelCNN
 from pyro_dgm.models.pixel_rnn import PixelRNN
 from pyro_dgm.models.pixelcnn_vae import pixel_vae
 from pyro_dgm.models.ppca import PPCA
 from pyro_dgm.models.realnvp import real_nvp
+from pyro_dgm.models.spline_flow import neural_spline_flow
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.models.vampprior_vae import vamp_vae
 from pyro_dgm.models.wavenet import WaveNet
@@ -45,6 +48,10 @@ __all__ = [
     "WaveNet",
     "conv_vae",
     "gmvae",
+    "iaf",
+    "maf",
+    "neural_spline_flow",
+    "nice",
     "pixel_vae",
     "real_nvp",
     "vamp_vae",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyro_dgm.distributions import FlowDistribution, StandardNormal
-from pyro_dgm.distributions.transforms import Bijection
+from pyro_dgm.distributions.transforms import Bijection, Chain, Reshape
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models.tractable import TractableModel
+from pyro_dgm.shapes import positive_sizes
 
 
 class Flow(TractableModel):
@@ -77,3 +79,42 @@ class Flow(TractableModel):
         self._check(x, y, values=True)
         context = y if self.context is None or y is None else self.context(y)
         self.bijection.start(x, context)
+
+
+Parts = Callable[[int, int], list[Bijection]]
+"""From the size of a vector and of its context to the maps of a flow, the one next to the noise first."""
+
+
+def vector_flow(
+    data_shape: Sequence[int],
+    parts: Parts,
+    *,
+    base: nn.Module | None,
+    num_classes: int | None,
+    context_shape: Sequence[int],
+) -> Flow:
+    """The flow of maps of vectors, whose data may have any shape: their elements come one after the other.
+
+    Args:
+        data_shape: shape of one datum.
+        parts: makes the maps.
+        base: piece p(e); standard normal by default.
+        num_classes: number of classes, for p(x | y) given labels y.
+        context_shape: shape of a context, a vector; () for none.
+
+    Raises:
+        InvalidInput: a size below one, or a context that is no vector.
+    """
+    shape = positive_sizes(data_shape, "data_shape")
+    if len(context_shape) > 1:
+        raise InvalidInput(
+            "a context that is no vector",
+            where="context_shape",
+            value=tuple(context_shape),
+            expected="(features,)",
+            cure="a network before it that gives features",
+        )
+    size = math.prod(shape)
+    maps = parts(size, num_classes or sum(context_shape))
+    chain = Chain([*maps, Reshape((size,), shape)] if len(shape) > 1 else maps)
+    return Flow(chain, base=base, num_classes=num_classes, context_shape=context_shape)

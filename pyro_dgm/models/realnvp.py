@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from pyro_dgm.distributions.transforms import ActNorm, Chain, Coupling, Reshape, Univariate
-from pyro_dgm.models.flow import Flow
-from pyro_dgm.shapes import count_in_a_row, positive_sizes
+from pyro_dgm.distributions.transforms import ActNorm, Bijection, Coupling
+from pyro_dgm.models.flow import Flow, vector_flow
+from pyro_dgm.shapes import count_in_a_row
 
 
 def real_nvp(
@@ -18,7 +17,6 @@ def real_nvp(
     num_layers: int = 8,
     hidden: Sequence[int] = (64, 64),
     activation: Callable[[], nn.Module] = nn.ReLU,
-    univariate: Callable[[], Univariate] | None = None,
     base: nn.Module | None = None,
     num_classes: int | None = None,
     context_shape: Sequence[int] = (),
@@ -34,13 +32,12 @@ def real_nvp(
         num_layers: number L of couplings.
         hidden: widths of the hidden layers of each network.
         activation: makes one activation layer.
-        univariate: makes the map of one element; affine by default.
         base: piece p(e); standard normal by default.
         num_classes: number of classes, for p(x | y) given labels y.
         context_shape: shape of a context, (features,); () for none.
 
     Raises:
-        InvalidInput: a size below one, or a single element.
+        InvalidInput: a size below one, a single element, or a context that is no vector.
 
     Example:
         >>> import torch
@@ -51,13 +48,13 @@ def real_nvp(
     Reference:
         Dinh, Sohl-Dickstein and Bengio, "Density estimation using Real NVP", 2017.
     """
-    shape = positive_sizes(data_shape, "data_shape")
-    size, features = math.prod(shape), num_classes or sum(context_shape)
-    layers: list = []
-    for layer in range(count_in_a_row(num_layers, "num_layers")):
-        kept = [place % 2 == layer % 2 for place in range(size)]
-        tau = None if univariate is None else univariate()
-        layers.append(Coupling(kept, tau, hidden=hidden, activation=activation, context_features=features))
-        layers.append(ActNorm((size,)))
-    chain = Chain([*layers, Reshape((size,), shape)] if len(shape) > 1 else layers)
-    return Flow(chain, base=base, num_classes=num_classes, context_shape=context_shape)
+
+    def parts(size: int, features: int) -> list[Bijection]:
+        maps: list[Bijection] = []
+        for layer in range(count_in_a_row(num_layers, "num_layers")):
+            kept = [place % 2 == layer % 2 for place in range(size)]
+            coupling = Coupling(kept, hidden=hidden, activation=activation, context_features=features)
+            maps += [coupling, ActNorm((size,))]
+        return maps
+
+    return vector_flow(data_shape, parts, base=base, num_classes=num_classes, context_shape=context_shape)

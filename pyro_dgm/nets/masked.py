@@ -90,6 +90,12 @@ def degrees_of(order: Tensor) -> Tensor:
     return order.argsort(-1) + 1
 
 
+_WORTH_BLOCKS = 2**17  # below, more calls cost what fewer multiplications save
+
+Block = tuple[slice, slice]
+"""Rows of a weight matrix, and the columns that they see."""
+
+
 class MaskedLinear(nn.Linear):
     """A linear layer that sees what a mask lets it see; the mask comes with each call.
 
@@ -107,6 +113,37 @@ class MaskedLinear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias=bias)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """W x + b with W masked; ``x`` (..., in_features), ``mask`` (out_features, in_features)."""
-        return nn.functional.linear(x, self.weight * mask, self.bias)
+    def forward(self, x: Tensor, mask: Tensor, blocks: Sequence[Block] = ()) -> Tensor:
+        """W x + b with W masked; ``x`` (..., in_features), ``mask`` (out_features, in_features).
+
+        With ``blocks``, those of :func:`row_blocks` for this mask, columns that are masked anyway are left out.
+        """
+        weight = self.weight * mask
+        if not blocks:
+            return nn.functional.linear(x, weight, self.bias)
+        parts = [
+            nn.functional.linear(x[..., seen], weight[rows, seen], None if self.bias is None else self.bias[rows])
+            for rows, seen in blocks
+        ]
+        return torch.cat(parts, -1)
+
+
+def row_blocks(mask: Tensor, number: int = 4) -> list[Block]:
+    """Rows of a mask in blocks, with the columns that a block may see; none where that saves too little.
+
+    Args:
+        mask: (out, in).
+        number: of blocks.
+
+    Example:
+        >>> [(rows.stop, seen.stop) for rows, seen in row_blocks(torch.ones(512, 512).tril())]
+        [(128, 128), (256, 256), (384, 384), (512, 512)]
+    """
+    if mask.numel() < _WORTH_BLOCKS:
+        return []
+    blocks = []
+    for rows in torch.arange(len(mask)).split(-(-len(mask) // number)):
+        columns = mask[rows].any(0).nonzero().flatten().tolist() or [0]
+        blocks.append((slice(int(rows[0]), int(rows[-1]) + 1), slice(columns[0], columns[-1] + 1)))
+    area = sum((rows.stop - rows.start) * (seen.stop - seen.start) for rows, seen in blocks)
+    return blocks if area <= 0.9 * mask.numel() else []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets.flatten import flatten_event
-from pyro_dgm.nets.masked import MaskedLinear, causal_mask, degrees_of, orders_of
+from pyro_dgm.nets.masked import Block, MaskedLinear, causal_mask, degrees_of, orders_of, row_blocks
 from pyro_dgm.shapes import check_event, positive_sizes
 
 
@@ -124,6 +124,17 @@ class MaskedMLP(nn.Module):
             self.context_out = nn.Linear(context_features, outputs, bias=False)
             if hidden:
                 self.context_in = nn.Linear(context_features, hidden[0], bias=False)
+        self._keep_masks()
+        self.register_load_state_dict_post_hook(lambda network, _: network._keep_masks())
+
+    def _keep_masks(self) -> None:
+        """Keeps the masks of the layers where there is one of each, in the order of :meth:`_masks`."""
+        self.blocks: list[list[Block]] = []
+        if self.num_masks == 1:
+            hidden, last, direct = self._made_masks(0)
+            for place, mask in enumerate([*hidden, last, direct]):
+                self.register_buffer(f"mask_{place}", mask.to(self.out.weight.dtype), persistent=False)
+                self.blocks.append(row_blocks(mask))
 
     def _degrees(self, place: int) -> Tensor:
         """Degrees of the units of a layer, (masks, units); the data are layer 0."""
@@ -131,6 +142,12 @@ class MaskedMLP(nn.Module):
 
     def _masks(self, which: Tensor | int) -> tuple[list[Tensor], Tensor, Tensor]:
         """Masks of the hidden layers, of the outputs and of the direct weights."""
+        if self.blocks:
+            kept = [self.get_buffer(f"mask_{place}") for place in range(len(self.blocks))]
+            return kept[:-2], kept[-2], kept[-1]
+        return self._made_masks(which)
+
+    def _made_masks(self, which: Tensor | int) -> tuple[list[Tensor], Tensor, Tensor]:
         which = torch.as_tensor(which, device=self.orders.device).reshape(1)
         degrees = [self._degrees(place).index_select(0, which)[0] for place in range(len(self.hidden) + 1)]
         outputs = degrees[0].repeat(self.num_params)
@@ -142,22 +159,24 @@ class MaskedMLP(nn.Module):
         """Parameters of each element given those before it, under the mask of this number."""
         data = h = flatten_event(x, self.data_shape)
         masks, last, direct = self._masks(which)
+        *blocks, blocks_last, blocks_direct = self.blocks or [()] * (len(masks) + 2)
         in_hidden, in_outputs = self._added(context)
         for place, (layer, mask) in enumerate(zip(self.hidden, masks, strict=True)):
-            h = layer(h, mask) if place else layer(h, mask) + in_hidden
-            h = self.activations[place](h)
-        out = self.out(h, last) + in_outputs
+            h = layer(h, mask, blocks[place])
+            h = self.activations[place](h if place or in_hidden is None else h + in_hidden)
+        out = self.out(h, last, blocks_last)
+        out = out if in_outputs is None else out + in_outputs
         if self.direct is not None:
-            out = out + self.direct(data, direct)
+            out = out + self.direct(data, direct, blocks_direct)
         return out.reshape((*out.shape[:-1], self.num_params, *self.data_shape))
 
-    def _added(self, context: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
-        """What a context adds to the first hidden layer and to the outputs."""
+    def _added(self, context: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What a context adds to the first hidden layer and to the outputs; None for nothing."""
         if self.context_out is None:
-            return 0.0, 0.0
+            return None, None
         assert context is not None
         check_event(context, (self.context_features,), "MaskedMLP context")
-        return 0.0 if self.context_in is None else self.context_in(context), self.context_out(context)
+        return None if self.context_in is None else self.context_in(context), self.context_out(context)
 
     def conditionals(
         self, number: int, context: Tensor | None = None, *, which: int = 0
@@ -172,9 +191,9 @@ class MaskedMLP(nn.Module):
         weights = [layer.weight * mask for layer, mask in zip(layers, [*masks, last], strict=True)]
         sums = [layer.bias.expand(number, -1).clone() for layer in layers]  # before the activations
         in_hidden, in_outputs = self._added(context)
-        sums[-1] += in_outputs
-        if self.hidden:
-            sums[0] += in_hidden
+        for place, added in ((0, in_hidden), (-1, in_outputs)):
+            if added is not None:
+                sums[place] += added
         weight_direct = None if self.direct is None else self.direct.weight * direct
         units = [_by_degree(self._degrees(place + 1)[which], self.size) for place in range(len(self.hidden))]
         for degree in range(self.size):  # of the elements known so far

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_dgm.distributions.transforms.bijection import Bijection
 from pyro_dgm.distributions.transforms.parameters import Parameters
+from pyro_dgm.shapes import positive_sizes
 
 
 class _Linear(Bijection):
@@ -24,23 +25,34 @@ class _Linear(Bijection):
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         given = self.parameters_of(context)
-        y = self._times(self._columns(x), given) + given["b"].unsqueeze(-1)
-        return self._shaped(y), self._log_det(given).expand(y.shape[:-2])
+        columns = self._columns(x, context)
+        if context is None:  # W itself first: there are more columns than features
+            y = self._times(torch.eye(self.features, dtype=x.dtype, device=x.device), given) @ columns
+        else:
+            y = self._times(columns, given)
+        return self._shaped(y + given["b"].unsqueeze(-1), x, context), self._log_det(given, x)
 
     def _inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         given = self.parameters_of(context)
-        x = self._solved(self._columns(y) - given["b"].unsqueeze(-1), given)
-        return self._shaped(x), -self._log_det(given).expand(x.shape[:-2])
+        x = self._solved(self._columns(y, context) - given["b"].unsqueeze(-1), given)
+        return self._shaped(x, y, context), -self._log_det(given, y)
 
-    def _columns(self, x: Tensor) -> Tensor:
-        """The data as matrices, (..., features, places)."""
-        return x.reshape((*x.shape[: x.dim() - len(self.event_shape)], self.features, self.places))
+    def _columns(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """The data as matrices (..., features, places), or, where all have the same W, as one of all places."""
+        x = x.reshape((*x.shape[: x.dim() - len(self.event_shape)], self.features, self.places))
+        return x.movedim(-2, 0).flatten(1) if context is None else x
 
-    def _shaped(self, x: Tensor) -> Tensor:
-        return x.reshape((*x.shape[:-2], *self.event_shape))
+    def _shaped(self, columns: Tensor, like: Tensor, context: Tensor | None) -> Tensor:
+        if context is None:
+            columns = columns.unflatten(1, (*self._leading(like), self.places)).movedim(0, -2)
+        return columns.reshape((*columns.shape[:-2], *self.event_shape))
 
-    def _log_det(self, given: dict[str, Tensor]) -> Tensor:
-        return self.places * given["log_diagonal"].sum(-1)
+    def _leading(self, x: Tensor) -> torch.Size:
+        return x.shape[: x.dim() - len(self.event_shape)]
+
+    def _log_det(self, given: dict[str, Tensor], x: Tensor) -> Tensor:
+        log_det = self.places * given["log_diagonal"].sum(-1)
+        return log_det.expand(torch.broadcast_shapes(log_det.shape, self._leading(x)))
 
     @abstractmethod
     def _times(self, x: Tensor, given: dict[str, Tensor]) -> Tensor:
@@ -54,11 +66,12 @@ class _Linear(Bijection):
 class LULinear(_Linear):
     r"""The map :math:`y = P L (U + \mathrm{diag}(s)) x + b` with a fixed permutation P and triangular L and U.
 
-    L has ones and U zeros on the diagonal; the signs of s are fixed. The matrix starts as a random rotation. Along the
-    channels of an image this is the invertible 1x1 convolution of Glow.
+    L has ones and U zeros on the diagonal; the signs of s are fixed. Along the channels of an image this is the
+    invertible 1x1 convolution of Glow.
 
     Args:
         event_shape: shape of one datum; the map is along its first dimension and the same at all others.
+        rotated: whether the matrix starts as a random rotation; the identity if not.
         context_features: size of a context, of which L, U, log|s| and b are then linear functions; 0 for none.
 
     Raises:
@@ -77,10 +90,13 @@ class LULinear(_Linear):
     p: Tensor
     signs: Tensor
 
-    def __init__(self, event_shape: Sequence[int], *, context_features: int = 0) -> None:
+    def __init__(
+        self, event_shape: Sequence[int], *, rotated: bool = True, context_features: int = 0
+    ) -> None:
         super().__init__(event_shape, context_features)
         n = self.features
-        p, lower, upper = torch.linalg.lu(torch.linalg.qr(torch.randn(n, n).double())[0])
+        start_at = torch.linalg.qr(torch.randn(n, n).double())[0] if rotated else torch.eye(n).double()
+        p, lower, upper = torch.linalg.lu(start_at)
         diagonal = upper.diagonal()
         self.register_buffer("p", p.float())
         self.register_buffer("signs", diagonal.sign().float())
@@ -137,7 +153,7 @@ class QRLinear(_Linear):
     ) -> None:
         super().__init__(event_shape, context_features)
         n = self.features
-        number = n if reflections is None else reflections
+        (number,) = positive_sizes((n if reflections is None else reflections,), "reflections")
         start = {
             "directions": torch.randn(number, n),
             "upper": torch.zeros(n, n),

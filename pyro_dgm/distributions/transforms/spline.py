@@ -52,9 +52,8 @@ class RationalQuadratic(Univariate):
         self.max_log_slope = positive_number(max_log_slope, "max_log_slope")
 
     def forward_and_log_slope(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        x_knots, y_knots, slopes = self._knots(params)
         inside = x.abs() < self.bound
-        x_0, w, y_0, h, d_0, d_1 = _bin(x, x_knots, x_knots, y_knots, slopes)
+        x_0, w, y_0, h, d_0, d_1 = self._bin(x, params, of_y=False)
         xi = ((x - x_0) / w).clamp(0, 1)
         rest, s = 1 - xi, h / w
         v = s * (xi * xi + rest * rest) + (d_0 + d_1) * xi * rest
@@ -63,9 +62,8 @@ class RationalQuadratic(Univariate):
         return torch.where(inside, y, x), torch.where(inside, log_slope, 0.0)
 
     def inverse_and_log_slope(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        x_knots, y_knots, slopes = self._knots(params)
         inside = y.abs() < self.bound
-        x_0, w, y_0, h, d_0, d_1 = _bin(y, y_knots, x_knots, y_knots, slopes)
+        x_0, w, y_0, h, d_0, d_1 = self._bin(y, params, of_y=True)
         eta = ((y - y_0) / h).clamp(0, 1)
         s = h / w
         t, q = d_0 * (1 - eta) - d_1 * eta, 4 * s * s * eta * (1 - eta)
@@ -77,29 +75,22 @@ class RationalQuadratic(Univariate):
         log_slope = _log_slope(xi, rest, s, d_0, d_1, v)
         return torch.where(inside, x_0 + w * xi, y), torch.where(inside, -log_slope, 0.0)
 
-    def _knots(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Knots of x and of y, and slopes at them, each (..., K + 1)."""
-        widths, heights, raw = params.split([self.num_bins, self.num_bins, self.num_bins - 1], -1)
-        slopes = nn.functional.pad(bounded(raw, self.max_log_slope), (1, 1)).exp()  # one at the ends
-        return self._places(widths), self._places(heights), slopes
-
-    def _places(self, raw: Tensor) -> Tensor:
-        shares = bounded(raw, 0.5 * self.max_log_slope).softmax(-1)
-        inner = 2 * self.bound * shares[..., :-1].cumsum(-1) - self.bound
-        ends = inner.new_full((*raw.shape[:-1], 1), self.bound)
-        return torch.cat([-ends, inner, ends], -1)
-
-
-def _bin(
-    value: Tensor, among: Tensor, x_knots: Tensor, y_knots: Tensor, slopes: Tensor
-) -> tuple[Tensor, ...]:
-    """Start and width, start and height, and slopes at both ends of the bin that each value lies in."""
-    k = (value.unsqueeze(-1) >= among[..., 1:-1]).sum(-1, keepdim=True)
-    ends = [
-        knots.gather(-1, place).squeeze(-1) for knots in (x_knots, y_knots, slopes) for place in (k, k + 1)
-    ]
-    x_0, x_1, y_0, y_1, d_0, d_1 = ends
-    return x_0, x_1 - x_0, y_0, y_1 - y_0, d_0, d_1
+    def _bin(self, value: Tensor, params: Tensor, *, of_y: bool) -> tuple[Tensor, ...]:
+        """Start and width, start and height, and slopes at both ends of the bin that each value lies in."""
+        sizes, slopes = params.split([2 * self.num_bins, self.num_bins - 1], -1)
+        # Exponentials of bounded numbers need no maximum taken away first, as softmax does, slowly for a few bins.
+        ends_of = bounded(sizes.unflatten(-1, (2, -1)), 0.5 * self.max_log_slope).exp().cumsum(-1)
+        inner = (2 * self.bound) * ends_of[..., :-1] / ends_of[..., -1:] - self.bound
+        knots = nn.functional.pad(inner, (1, 1), value=self.bound)  # (..., 2, K + 1)
+        knots = torch.cat([-knots[..., :1], knots[..., 1:]], -1)
+        k = (value.unsqueeze(-1) >= inner[..., int(of_y), :]).sum(-1, keepdim=True)
+        raw = nn.functional.pad(slopes, (1, 1))  # slopes are one at the ends
+        both = k.unsqueeze(-2).expand(*k.shape[:-1], 2, 1)
+        x_0, y_0 = knots.gather(-1, both).squeeze(-1).unbind(-1)
+        x_1, y_1 = knots.gather(-1, both + 1).squeeze(-1).unbind(-1)
+        ends = raw.gather(-1, torch.cat([k, k + 1], -1))
+        d_0, d_1 = bounded(ends, self.max_log_slope).exp().unbind(-1)
+        return x_0, x_1 - x_0, y_0, y_1 - y_0, d_0, d_1
 
 
 def _log_slope(xi: Tensor, rest: Tensor, s: Tensor, d_0: Tensor, d_1: Tensor, v: Tensor) -> Tensor:
