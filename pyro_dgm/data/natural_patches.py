@@ -14,7 +14,7 @@ from pyro_dgm.data.array_files import read_array
 from pyro_dgm.data.download import FOLDER_VARIABLE
 from pyro_dgm.data.preprocessing import PARTS, frozen_uniform
 from pyro_dgm.data.splits import Dataset, Split
-from pyro_dgm.errors import IntegrityError, InvalidInput, ResourceError
+from pyro_dgm.errors import IntegrityError, ResourceError
 
 LEVELS, SIDE = 256, 8
 _NAME = "bsds300_patches.npz"

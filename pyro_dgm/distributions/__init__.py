@@ -9,6 +9,12 @@ from pyro_dgm.distributions.energy import Energy, Unnormalized
 from pyro_dgm.distributions.ensemble import Ensemble
 from pyro_dgm.distributions.flat import Flat
 from pyro_dgm.distributions.flow import FlowDistribution
+from pyro_dgm.distributions.flow_posterior import (
+    FlowPosterior,
+    iaf_posterior,
+    planar_posterior,
+    sylvester_posterior,
+)
 from pyro_dgm.distributions.grid import GridDistribution, UnitGrid
 from pyro_dgm.distributions.grid_categorical import GridCategorical
 from pyro_dgm.distributions.inverse_cdf import Gompertz, Rayleigh, Reciprocal
@@ -20,6 +26,7 @@ from pyro_dgm.distributions.multimodal_observations import (
     DiscretizedLogisticMixtureObservation,
     NormalMixtureObservation,
 )
+from pyro_dgm.distributions.normal_maps import NormalMaps
 from pyro_dgm.distributions.observations import (
     BernoulliObservation,
     BetaBinomialObservation,
@@ -29,6 +36,7 @@ from pyro_dgm.distributions.observations import (
 )
 from pyro_dgm.distributions.priors import MixturePrior, VampPrior
 from pyro_dgm.distributions.products import MergedNormal, merged_normal
+from pyro_dgm.distributions.quantized import Dequantization, Quantized
 
 __all__ = [
     "Amortized",
@@ -36,6 +44,7 @@ __all__ = [
     "BernoulliObservation",
     "BetaBinomialObservation",
     "CategoricalObservation",
+    "Dequantization",
     "DiagonalNormal",
     "DiagonalNormalMixture",
     "DirectedTables",
@@ -46,15 +55,18 @@ __all__ = [
     "Ensemble",
     "Flat",
     "FlowDistribution",
+    "FlowPosterior",
     "Gompertz",
     "GridBetaBinomial",
     "GridCategorical",
     "GridDistribution",
     "MergedNormal",
     "MixturePrior",
+    "NormalMaps",
     "NormalMixtureObservation",
     "NormalObservation",
     "Observation",
+    "Quantized",
     "Rayleigh",
     "Reciprocal",
     "StandardLogistic",
@@ -64,5 +76,8 @@ __all__ = [
     "UnitGrid",
     "Unnormalized",
     "VampPrior",
+    "iaf_posterior",
     "merged_normal",
+    "planar_posterior",
+    "sylvester_posterior",
 ]

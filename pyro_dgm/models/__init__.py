@@ -10,6 +10,7 @@ from pyro_dgm.models.flow import Flow
 from pyro_dgm.models.fvsbn import FVSBN
 from pyro_dgm.models.gated_pixel_cnn import GatedPixelCNN
 from pyro_dgm.models.gaussian_mixture_vae import gmvae
+from pyro_dgm.models.glow_flow import glow
 from pyro_dgm.models.hierarchical_pixel_vae import HierarchicalPixelVAE
 from pyro_dgm.models.hierarchical_vae import HierarchicalVAE
 from pyro_dgm.models.ladder_vae import LadderVAE
@@ -21,10 +22,11 @@ from pyro_dgm.models.pixel_cnn import PixelCNN
 from pyro_dgm.models.pixel_rnn import PixelRNN
 from pyro_dgm.models.pixelcnn_vae import pixel_vae
 from pyro_dgm.models.ppca import PPCA
-from pyro_dgm.models.realnvp import real_nvp
+from pyro_dgm.models.realnvp import real_nvp, real_nvp_images
 from pyro_dgm.models.spline_flow import neural_spline_flow
 from pyro_dgm.models.vae import VAE
 from pyro_dgm.models.vampprior_vae import vamp_vae
+from pyro_dgm.models.variational_dequantization import VariationalDequantization
 from pyro_dgm.models.wavenet import WaveNet
 
 __all__ = [
@@ -45,8 +47,10 @@ __all__ = [
     "LadderVAE",
     "PixelCNN",
     "PixelRNN",
+    "VariationalDequantization",
     "WaveNet",
     "conv_vae",
+    "glow",
     "gmvae",
     "iaf",
     "maf",
@@ -54,5 +58,6 @@ __all__ = [
     "nice",
     "pixel_vae",
     "real_nvp",
+    "real_nvp_images",
     "vamp_vae",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models.chaining import require_chain
-from pyro_dgm.models.defaults import mlp_decoder, mlp_encoder, require_dimensions
+from pyro_dgm.models.defaults import mean_or_draw, mlp_decoder, mlp_encoder, require_dimensions
 from pyro_dgm.models.given import check_given, given_for
 from pyro_dgm.nets import OneHot
 from pyro_dgm.program import Program
@@ -162,8 +162,8 @@ class CVAE(Program):
 
     def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean of p(x | z, y) at the mean of q(z | x, y); same shape as ``x``."""
-        z = self.encode(x, y).mean
-        return self.observation(self.decoder(_join(z, self.context(y)))).mean
+        z = mean_or_draw(self.encode(x, y))
+        return mean_or_draw(self.observation(self.decoder(_join(z, self.context(y)))))
 
     def sample(self, num: int, *, y: Tensor | int | None = None, mean: bool = False) -> Tensor:
         """``num`` draws of x given y.

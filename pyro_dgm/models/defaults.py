@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.nets import MLP, FlattenEvent
@@ -61,3 +61,12 @@ def mlp_decoder(
 ) -> nn.Module:
     """Network, with an encoder's widths in reverse, to the parameters of an observation of data of that shape."""
     return MLP(in_features, hidden[::-1], params_shape(observation, data_shape), activation=activation)
+
+
+def mean_or_draw(p: Any) -> Tensor:
+    """Mean of a distribution; a draw where it is not known, as that of a flow or an autoregressive model."""
+    try:
+        mean: Tensor = p.mean
+    except NotImplementedError:
+        mean = p.sample()
+    return mean

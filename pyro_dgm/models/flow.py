@@ -13,7 +13,7 @@ from pyro_dgm.distributions import FlowDistribution, StandardNormal
 from pyro_dgm.distributions.transforms import Bijection, Chain, Reshape
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models.tractable import TractableModel
-from pyro_dgm.shapes import positive_sizes
+from pyro_dgm.shapes import count_in_a_row, positive_sizes
 
 
 class Flow(TractableModel):
@@ -106,6 +106,38 @@ def vector_flow(
         InvalidInput: a size below one, or a context that is no vector.
     """
     shape = positive_sizes(data_shape, "data_shape")
+    size = math.prod(shape)
+    maps = parts(size, _features(num_classes, context_shape))
+    chain = Chain([*maps, Reshape((size,), shape)] if len(shape) > 1 else maps)
+    return Flow(chain, base=base, num_classes=num_classes, context_shape=context_shape)
+
+
+def image_scales(
+    data_shape: Sequence[int], num_scales: int, num_classes: int | None, context_shape: Sequence[int]
+) -> tuple[list[tuple[int, ...]], int]:
+    """What comes to each scale of a flow of images, half of whose channels go on, and the size of a context.
+
+    Raises:
+        InvalidInput: no image, a side that cannot be halved so often, or a context that is no vector.
+
+    Example:
+        >>> image_scales((1, 28, 28), 2, None, ())
+        ([(1, 28, 28), (2, 14, 14)], 0)
+    """
+    shape, times = positive_sizes(data_shape, "data_shape"), count_in_a_row(num_scales, "num_scales")
+    if len(shape) != 3 or any(side % 2**times for side in shape[1:]):
+        raise InvalidInput(
+            "an image that cannot be squeezed so often",
+            where="data_shape, num_scales",
+            value=f"{shape}, {times}",
+            expected="(channels, height, width), height and width divisible by 2^num_scales",
+        )
+    c, h, w = shape
+    shapes = [(c * 2**place, h // 2**place, w // 2**place) for place in range(times)]
+    return list(shapes), _features(num_classes, context_shape)
+
+
+def _features(num_classes: int | None, context_shape: Sequence[int]) -> int:
     if len(context_shape) > 1:
         raise InvalidInput(
             "a context that is no vector",
@@ -114,7 +146,4 @@ def vector_flow(
             expected="(features,)",
             cure="a network before it that gives features",
         )
-    size = math.prod(shape)
-    maps = parts(size, num_classes or sum(context_shape))
-    chain = Chain([*maps, Reshape((size,), shape)] if len(shape) > 1 else maps)
-    return Flow(chain, base=base, num_classes=num_classes, context_shape=context_shape)
+    return num_classes or sum(context_shape)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyro_dgm.distributions import DiagonalNormal, NormalObservation, StandardNormal
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models.chaining import require_chain, require_lengths
+from pyro_dgm.models.defaults import mean_or_draw
 from pyro_dgm.models.gated_pixel_cnn import GatedPixelCNN
 from pyro_dgm.models.pixelcnn_vae import context_shape_of, either
 from pyro_dgm.nets import ConvDecoder, ConvEncoder, FlattenEvent
@@ -158,7 +159,7 @@ class HierarchicalPixelVAE(Program):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """A draw of p(x | z1) at the mean of q(z1 | x); same shape as ``x``."""
-        drawn: Tensor = self.observation(self.decoders[0](self.encode(x)[0].mean)).sample()
+        drawn: Tensor = self.observation(self.decoders[0](mean_or_draw(self.encode(x)[0]))).sample()
         return drawn
 
     @torch.no_grad()

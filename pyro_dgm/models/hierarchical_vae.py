@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.models.chaining import layer_sizes, require_chain, require_lengths
-from pyro_dgm.models.defaults import mlp_decoder
+from pyro_dgm.models.defaults import mean_or_draw, mlp_decoder
 from pyro_dgm.nets import MLP, FlattenEvent
 from pyro_dgm.program import Program
 
@@ -125,7 +125,7 @@ class HierarchicalVAE(Program):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Mean of p(x | z1) at the mean of q(z1 | x); same shape as ``x``."""
-        return self.observation(self.decoder(self.encode(x).mean)).mean
+        return mean_or_draw(self.observation(self.decoder(mean_or_draw(self.encode(x)))))
 
     def sample(self, num: int, *, mean: bool = False) -> Tensor:
         """``num`` draws of x (num, *data_shape), or with ``mean`` the means of p(x | z1)."""

@@ -76,9 +76,9 @@ def iaf(
     .. math:: x = f_L \circ \dots \circ f_1(e), \quad f_l: \; y_t = \tau(x_t; \theta_t(x_{<t}, c))
 
     A draw takes one pass of each network, and its own density none more; the density of other data goes element by
-    element, but computes each unit of a network once. So it is for draws by the thousand: the student of a distillation
-    under :class:`~pyro_dgm.objectives.ReverseKL`, or a guide (:class:`~pyro_dgm.distributions.FlowPosterior`). For data,
-    :func:`maf` trains in one pass.
+    element, but computes each unit of a network once. So it is for draws by the thousand, as the student of a
+    distillation under :class:`~pyro_dgm.objectives.ReverseKL`. A guide of such maps is
+    :func:`~pyro_dgm.distributions.iaf_posterior`. For data, :func:`maf` trains in one pass.
 
     Args:
         data_shape: shape of one datum; the elements of images come one after the other.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from pyro_dgm.distributions import StandardLogistic
-from pyro_dgm.distributions.transforms import ActNorm, Bijection, Coupling, Shift
+from pyro_dgm.distributions.transforms import ActNorm, Bijection, Coupling, Shift, alternating
 from pyro_dgm.models.flow import Flow, vector_flow
 from pyro_dgm.shapes import count_in_a_row, positive_sizes
 
@@ -56,7 +56,7 @@ def nice(
     def parts(size: int, features: int) -> list[Bijection]:
         maps: list[Bijection] = [ActNorm((size,))]
         for layer in range(count_in_a_row(num_layers, "num_layers")):
-            kept = [place % 2 == layer % 2 for place in range(size)]
+            kept = alternating(size, layer)
             maps.append(
                 Coupling(kept, Shift(), hidden=hidden, activation=activation, context_features=features)
             )

@@ -13,6 +13,7 @@ from pyro_dgm.distributions.transforms import (
     Inverse,
     LULinear,
     RationalQuadratic,
+    alternating,
 )
 from pyro_dgm.models.flow import Flow, vector_flow
 from pyro_dgm.shapes import count_in_a_row
@@ -65,11 +66,9 @@ def neural_spline_flow(
     def parts(size: int, features: int) -> list[Bijection]:
         maps: list[Bijection] = []
         for layer in range(count_in_a_row(num_layers, "num_layers")):
-            kept = [place % 2 == layer % 2 for place in range(size)]
+            kept = alternating(size, layer)
             spline = RationalQuadratic(num_bins, bound=bound)
-            coupling = Coupling(
-                kept, spline, hidden=hidden, activation=activation, context_features=features
-            )
+            coupling = Coupling(kept, spline, hidden=hidden, activation=activation, context_features=features)
             maps += [Inverse(coupling), Inverse(LULinear((size,), rotated=False))]
         return [*maps, ActNorm((size,))]
 

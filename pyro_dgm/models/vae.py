@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_dgm.distributions import BernoulliObservation, DiagonalNormal, StandardNormal
 from pyro_dgm.errors import IncompatibleModel, InvalidInput
 from pyro_dgm.models.chaining import require_chain
-from pyro_dgm.models.defaults import mlp_decoder, mlp_encoder, require_dimensions
+from pyro_dgm.models.defaults import mean_or_draw, mlp_decoder, mlp_encoder, require_dimensions
 from pyro_dgm.program import Program
 
 
@@ -100,15 +100,12 @@ class VAE(Program):
         return self.posterior(self.encoder(x))
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Mean of p(x | z) at the mean of q(z | x); a draw where it is not known. Same shape as ``x``.
+        """Mean of p(x | z) at the mean of q(z | x), each a draw where it is not known. Same shape as ``x``.
 
-        It is not known of an autoregressive observation, whose draws differ from one another by what z does not say.
+        It is not known of a flow posterior, and of an autoregressive observation, whose draws differ from one another
+        by what z does not say.
         """
-        observation = self.observation(self.decoder(self.encode(x).mean))
-        try:
-            return observation.mean
-        except NotImplementedError:
-            return observation.sample()
+        return mean_or_draw(self.observation(self.decoder(mean_or_draw(self.encode(x)))))
 
     def sample(self, num: int, *, mean: bool = False) -> Tensor:
         """``num`` draws of x (num, *data_shape), or with ``mean`` the means of p(x | z).

@@ -3,6 +3,7 @@
 from pyro_dgm.nets.attention import AttentiveRead, AttentiveWrite, FullRead, FullWrite
 from pyro_dgm.nets.causal_conv import CausalConv1d, Upsampling
 from pyro_dgm.nets.conv import ConvDecoder, ConvEncoder
+from pyro_dgm.nets.conv_maps import ConvMaps
 from pyro_dgm.nets.diagonal_lstm import DiagonalBiLSTM
 from pyro_dgm.nets.filterbank import GaussianFilterbank
 from pyro_dgm.nets.flatten import FlattenEvent, flatten_event
@@ -33,6 +34,7 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "ConvLSTMCell",
+    "ConvMaps",
     "Cursor",
     "DiagonalBiLSTM",
     "FlattenEvent",

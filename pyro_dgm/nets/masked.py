@@ -122,7 +122,9 @@ class MaskedLinear(nn.Linear):
         if not blocks:
             return nn.functional.linear(x, weight, self.bias)
         parts = [
-            nn.functional.linear(x[..., seen], weight[rows, seen], None if self.bias is None else self.bias[rows])
+            nn.functional.linear(
+                x[..., seen], weight[rows, seen], None if self.bias is None else self.bias[rows]
+            )
             for rows, seen in blocks
         ]
         return torch.cat(parts, -1)

@@ -159,7 +159,7 @@ class MaskedMLP(nn.Module):
         """Parameters of each element given those before it, under the mask of this number."""
         data = h = flatten_event(x, self.data_shape)
         masks, last, direct = self._masks(which)
-        *blocks, blocks_last, blocks_direct = self.blocks or [()] * (len(masks) + 2)
+        *blocks, blocks_last, blocks_direct = self.blocks or [[] for _ in range(len(masks) + 2)]
         in_hidden, in_outputs = self._added(context)
         for place, (layer, mask) in enumerate(zip(self.hidden, masks, strict=True)):
             h = layer(h, mask, blocks[place])

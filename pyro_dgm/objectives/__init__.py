@@ -8,6 +8,7 @@ from pyro_dgm.objectives.player import HasPlayers, Player
 from pyro_dgm.objectives.pyro_elbo import PyroELBO
 from pyro_dgm.objectives.renyi import Renyi
 from pyro_dgm.objectives.reporting import Reports
+from pyro_dgm.objectives.reverse_kl import ReverseKL
 from pyro_dgm.objectives.schedules import Cyclical, Linear, Schedule, Sigmoid, Weight
 from pyro_dgm.objectives.weights import log_weights
 
@@ -22,6 +23,7 @@ __all__ = [
     "PyroELBO",
     "Renyi",
     "Reports",
+    "ReverseKL",
     "Schedule",
     "Sigmoid",
     "Weight",

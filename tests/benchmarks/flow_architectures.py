@@ -94,9 +94,7 @@ def spline(size, layers, hidden):
     """Couplings by rational-quadratic splines, a linear map before each."""
     zukos, theirs = [], []
     for layer in range(layers):
-        zukos.append(
-            zuko.lazy.UnconditionalTransform(zuko.transforms.LULinearTransform, torch.eye(size))
-        )
+        zukos.append(zuko.lazy.UnconditionalTransform(zuko.transforms.LULinearTransform, torch.eye(size)))
         zukos.append(
             zuko.flows.coupling.GeneralCouplingTransform(
                 size,
@@ -112,9 +110,7 @@ def spline(size, layers, hidden):
                 (~parity(size, layer)).long(), _net(hidden), num_bins=BINS, tails="linear", tail_bound=BOUND
             )
         )
-    ours = models.neural_spline_flow(
-        (size,), num_layers=layers, hidden=hidden, num_bins=BINS, bound=BOUND
-    )
+    ours = models.neural_spline_flow((size,), num_layers=layers, hidden=hidden, num_bins=BINS, bound=BOUND)
     return {"ours": ours, "zuko": _zuko(size, zukos), "nflows": Nflows(size, theirs)}
 
 

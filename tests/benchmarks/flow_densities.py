@@ -2,9 +2,9 @@
 
 The three have the same layers, widths and activations (``flow_architectures``), and are trained in turns, step by
 step, on the same batches of standardised data, by Adam with one learning rate that falls to zero along half a cosine,
-gradients clipped to a norm of 10. After each epoch all are validated; the weights of the best epoch are tested. Printed for each: mean
-test log-likelihood of the data before they are standardised with its standard error, best epoch, number of parameters,
-and median processor milliseconds of a step of one core.
+gradients clipped to a norm of 10. After each epoch all are validated; the weights of the best epoch are tested. Printed
+for each: mean test log-likelihood of the data before they are standardised with its standard error, best epoch, number
+of parameters, and median processor milliseconds of a step of one core.
 
 Needs the extra `peers`, and the patches in the folder that `PYRO_DGM_DATA` names (see ``pyro_dgm.data.BSDS300``).
 """
@@ -59,9 +59,7 @@ def main():
     val, test = ((part.x - mean) / scale for part in (data.val, data.test))
     flows = ARCHITECTURES[arguments.architecture](63, LAYERS[arguments.architecture], arguments.hidden)
     flows["ours"].initialize((whole[:5000] - mean) / scale)
-    optimizers = {
-        name: torch.optim.Adam(flow.parameters(), lr=arguments.lr) for name, flow in flows.items()
-    }
+    optimizers = {name: torch.optim.Adam(flow.parameters(), lr=arguments.lr) for name, flow in flows.items()}
     steps = len(train) // arguments.batch_size
     times = {name: [] for name in flows}
     best = dict.fromkeys(flows, (-math.inf, 0, None))
@@ -86,8 +84,8 @@ def main():
         error = found.std().item() / math.sqrt(len(found))
         count = sum(parameter.numel() for parameter in flow.parameters())
         print(
-            f"{arguments.architecture} {name}: test {found.mean().item():.3f} +- {error:.3f} nats, epoch {best[name][1]},"
-            f" {count} parameters, {1e3 * statistics.median(times[name]):.1f} ms a step"
+            f"{arguments.architecture} {name}: test {found.mean().item():.3f} +- {error:.3f} nats, "
+            f"epoch {best[name][1]}, {count} parameters, {1e3 * statistics.median(times[name]):.1f} ms a step"
         )
 
 

@@ -5,8 +5,11 @@ from pyro_dgm.distributions.transforms.autoregressive import MaskedAutoregressiv
 from pyro_dgm.distributions.transforms.bijection import Bijection, BoundTransform
 from pyro_dgm.distributions.transforms.composition import Chain, Inverse
 from pyro_dgm.distributions.transforms.coupling import Coupling
+from pyro_dgm.distributions.transforms.emerging import AutoregressiveConv, emerging_conv
 from pyro_dgm.distributions.transforms.linear import LULinear, QRLinear
 from pyro_dgm.distributions.transforms.logit import Sigmoid
+from pyro_dgm.distributions.transforms.masked_coupling import MaskedCoupling
+from pyro_dgm.distributions.transforms.masks import alternating, checkerboard, halves
 from pyro_dgm.distributions.transforms.multiscale import MultiScale
 from pyro_dgm.distributions.transforms.permutation import Permutation
 from pyro_dgm.distributions.transforms.planar import Planar
@@ -19,6 +22,7 @@ from pyro_dgm.distributions.transforms.univariate import Affine, Shift, Univaria
 __all__ = [
     "ActNorm",
     "Affine",
+    "AutoregressiveConv",
     "Bijection",
     "BoundTransform",
     "Chain",
@@ -26,6 +30,7 @@ __all__ = [
     "Inverse",
     "LULinear",
     "MaskedAutoregressive",
+    "MaskedCoupling",
     "MultiScale",
     "Permutation",
     "Planar",
@@ -37,4 +42,8 @@ __all__ = [
     "Squeeze",
     "Sylvester",
     "Univariate",
+    "alternating",
+    "checkerboard",
+    "emerging_conv",
+    "halves",
 ]

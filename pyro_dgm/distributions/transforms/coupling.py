@@ -61,13 +61,7 @@ class Coupling(Bijection):
         kept = torch.as_tensor(kept)
         shape = tuple(kept.shape) if event_shape is None else tuple(event_shape)
         super().__init__(shape, context_shape=(context_features,) if context_features else ())
-        if kept.dtype != torch.bool or kept.shape != shape[:1] or bool(kept.all() | ~kept.any()):
-            raise InvalidInput(
-                "no coupling",
-                where="kept",
-                value=f"{kept.dtype} {tuple(kept.shape)}, {int(kept.sum())} kept",
-                expected=f"booleans ({shape[0]},), some true and some false",
-            )
+        require_both(kept, shape[:1])
         self.register_buffer("a", kept.nonzero().squeeze(-1))
         self.register_buffer("b", (~kept).nonzero().squeeze(-1))
         self.register_buffer("back", torch.cat([self.a, self.b]).argsort(), persistent=False)
@@ -98,16 +92,25 @@ class Coupling(Bijection):
     ) -> tuple[Tensor, Tensor]:
         dim = x.dim() - len(self.event_shape)
         kept, changed = x.index_select(dim, self.a), x.index_select(dim, self.b)
-        params = self.network(kept if context is None else self._beside(kept, context))
+        params = self.network(kept if context is None else beside(kept, context, len(self.event_shape)))
         y, log_slopes = univariate(changed, params.movedim(-1 - len(self.event_shape), -1))
         return torch.cat([kept, y], dim).index_select(dim, self.back), sum_event(log_slopes, self.event_shape)
 
-    def _beside(self, kept: Tensor, context: Tensor) -> Tensor:
-        """The context as more elements, or as more channels that are the same everywhere."""
-        dims = len(self.event_shape)
-        context = context.reshape(*context.shape, *(1,) * (dims - 1))
-        leading = torch.broadcast_shapes(
-            kept.shape[: kept.dim() - dims], context.shape[: context.dim() - dims]
+
+def beside(x: Tensor, context: Tensor, dims: int) -> Tensor:
+    """Data with ``dims`` event dimensions and, as more elements or as more channels that are constant, contexts."""
+    context = context.reshape(*context.shape, *(1,) * (dims - 1))
+    leading = torch.broadcast_shapes(x.shape[: x.dim() - dims], context.shape[: context.dim() - dims])
+    context = context.expand(*leading, context.shape[-dims], *x.shape[x.dim() - dims + 1 :])
+    return torch.cat([x.expand(*leading, *x.shape[x.dim() - dims :]), context], -dims)
+
+
+def require_both(kept: Tensor, shape: Sequence[int]) -> None:
+    """Raises InvalidInput unless ``kept`` is a boolean mask of this shape with elements on both sides."""
+    if kept.dtype != torch.bool or kept.shape != torch.Size(shape) or bool(kept.all() | ~kept.any()):
+        raise InvalidInput(
+            "no coupling",
+            where="kept",
+            value=f"{kept.dtype} {tuple(kept.shape)}, {int(kept.sum())} kept",
+            expected=f"booleans {tuple(shape)}, some true and some false",
         )
-        context = context.expand(*leading, context.shape[-dims], *kept.shape[kept.dim() - dims + 1 :])
-        return torch.cat([kept.expand(*leading, *kept.shape[kept.dim() - dims :]), context], -dims)

@@ -14,6 +14,8 @@ from pyro_dgm.distributions.transforms.roots import increasing_root
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.shapes import positive_sizes
 
+Kind = Literal["orthogonal", "householder", "triangular"]
+
 
 class Sylvester(Bijection):
     r"""The map :math:`y = x + Q R \tanh(\tilde R Q^\top x + b)` with orthonormal columns in Q.
@@ -54,7 +56,7 @@ class Sylvester(Bijection):
         features: int,
         columns: int | None = None,
         *,
-        kind: Literal["orthogonal", "householder", "triangular"] = "orthogonal",
+        kind: Kind = "orthogonal",
         reflections: int = 8,
         flip: bool = False,
         context_features: int = 0,
