@@ -11,6 +11,7 @@ from torch.distributions import constraints
 
 from pyro_dgm.distributions.transforms import Bijection
 from pyro_dgm.errors import InvalidInput
+from pyro_dgm.shapes import check_event
 
 
 class FlowDistribution(TorchDistribution):
@@ -113,7 +114,7 @@ class FlowDistribution(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(y | c), ``value`` (..., *event_shape) to (...)."""
         if self._validate_args:
-            self._validate_sample(value)
+            self._check_support(value)
         drawn = self._drawn
         if drawn is not None and drawn[0] is value and drawn[3] == self._state():
             return self.base.log_prob(drawn[1]) - drawn[2]
@@ -126,6 +127,21 @@ class FlowDistribution(TorchDistribution):
             value = value.expand(leading + self.event_shape)
         x, log_det = self.bijection.inverse_and_log_det(value, context)
         return self.base.log_prob(x) + log_det
+
+    def _check_support(self, value: Tensor) -> None:
+        check_event(value, tuple(self.event_shape), "data of a flow")
+        if self.bijection.codomain is constraints.real:
+            return self._validate_sample(value)
+        inside = self.bijection.codomain.check(value)
+        if not bool(inside.all()):
+            found = value[~inside]
+            raise InvalidInput(
+                "data outside the support of a flow",
+                where="x",
+                value=f"{found[0].item():.6g}, {len(found)} of {value.numel()} elements",
+                expected=f"{self.bijection.codomain}, what {type(self.bijection).__name__} maps to",
+                cure="data between 0 and 1, dequantised, for a Sigmoid",
+            )
 
     def _made(self, x: Tensor) -> Tensor:
         y, log_det = self.bijection.forward_and_log_det(x, self.context)

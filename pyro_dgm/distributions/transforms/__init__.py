@@ -6,6 +6,7 @@ from pyro_dgm.distributions.transforms.bijection import Bijection, BoundTransfor
 from pyro_dgm.distributions.transforms.composition import Chain, Inverse
 from pyro_dgm.distributions.transforms.coupling import Coupling
 from pyro_dgm.distributions.transforms.emerging import AutoregressiveConv, emerging_conv
+from pyro_dgm.distributions.transforms.foreign import TorchTransform
 from pyro_dgm.distributions.transforms.linear import LULinear, QRLinear
 from pyro_dgm.distributions.transforms.logit import Sigmoid
 from pyro_dgm.distributions.transforms.masked_coupling import MaskedCoupling
@@ -41,6 +42,7 @@ __all__ = [
     "Sigmoid",
     "Squeeze",
     "Sylvester",
+    "TorchTransform",
     "Univariate",
     "alternating",
     "checkerboard",

@@ -64,6 +64,11 @@ class MaskedAutoregressive(Bijection):
             order=order,
             context_features=context_features,
         )
+        with torch.no_grad():  # near the identity
+            self.network.out.weight.mul_(0.1)
+            self.network.out.bias.zero_()
+            if self.network.context_out is not None:
+                self.network.context_out.weight.mul_(0.1)
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         y, log_slopes = self.univariate.forward_and_log_slope(x, self._params(x, context))
