@@ -10,7 +10,9 @@ import gc
 import pyro
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Importance, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import init_to_value
 from torch import nn
 
 from pyro_dgm import distributions, nets
@@ -31,14 +33,22 @@ from pyro_dgm.models import (
     LadderVAE,
     PixelCNN,
     PixelRNN,
+    VariationalDequantization,
     WaveNet,
     conv_vae,
+    glow,
     gmvae,
+    iaf,
+    maf,
+    neural_spline_flow,
+    nice,
     pixel_vae,
     real_nvp,
+    real_nvp_images,
     vamp_vae,
 )
 from pyro_dgm.objectives import ELBO, IWAE, PyroELBO, log_weights
+from pyro_dgm.objectives.sites import latent_sites
 from pyro_dgm.program import Pair, Program
 
 SHAPE = (1, 8, 8)
@@ -48,6 +58,23 @@ grey = lambda n: torch.randint(0, 17, (n, *SHAPE)) / 16.0  # noqa: E731
 PROGRAMS = {
     "vae": (lambda: VAE(SHAPE, 3, hidden=(16,)), binary),
     "conv_vae": (lambda: conv_vae(SHAPE, 3, channels=(4, 8), features=16, num_blocks=1), binary),
+    "flow_posterior": (
+        lambda: VAE(SHAPE, 3, hidden=(16,), posterior=distributions.sylvester_posterior(16, 3, num_layers=2)),
+        binary,
+    ),
+    "flow_prior": (
+        lambda: VAE(SHAPE, 3, hidden=(16,), prior=real_nvp((3,), num_layers=2, hidden=(8,))),
+        binary,
+    ),
+    "variational_dequantization": (
+        lambda: VariationalDequantization(
+            SHAPE,
+            glow(SHAPE, num_steps=1, channels=4),
+            levels=17,
+            base=distributions.NormalMaps(SHAPE, nets.ConvMaps(1, (2, 1), channels=4)),
+        ),
+        grey,
+    ),
     "vae_normal": (
         lambda: VAE(SHAPE, 3, hidden=(16,), observation=distributions.NormalObservation(SHAPE)),
         grey,
@@ -100,6 +127,16 @@ TRACTABLE = {
         lambda: BayesianNetwork({"a": 2, "b": 3, "c": 2}, {"b": ["a"], "c": ["a", "b"]}),
         lambda n: torch.stack([torch.randint(k, (n,)) for k in (2, 3, 2)], -1).float(),
     ),
+    "nice": (lambda: nice(SHAPE, num_layers=2, hidden=(8,)), grey),
+    "maf": (lambda: maf(SHAPE, num_layers=2, hidden=(70,)), grey),
+    "iaf": (lambda: iaf(SHAPE, num_layers=2, hidden=(70,)), grey),
+    "neural_spline_flow": (lambda: neural_spline_flow(SHAPE, num_layers=2, hidden=(8,)), grey),
+    "glow": (lambda: glow(SHAPE, num_steps=1, channels=4), grey),
+    "glow_given_a_label": (
+        lambda: glow(SHAPE, num_steps=1, channels=4, num_classes=4),
+        lambda n: (grey(n), torch.arange(n) % 4),
+    ),
+    "real_nvp_images": (lambda: real_nvp_images(SHAPE, channels=4, num_blocks=1), grey),
     "real_nvp": (lambda: real_nvp(SHAPE, num_layers=2, hidden=(8,)), grey),
     "real_nvp_given_a_label": (
         lambda: real_nvp(SHAPE, num_layers=2, hidden=(8,), num_classes=4),
@@ -231,7 +268,12 @@ def test_nuts_runs_on_it(make, draw):
     program, batch = make().eval(), batch_of(draw, 2)
     for value in program.parameters():
         value.requires_grad_(False)
-    mcmc = MCMC(NUTS(program.model, max_tree_depth=3), num_samples=4, warmup_steps=4, disable_progbar=True)
+    start = poutine.trace(program.guide).get_trace(
+        *batch
+    )  # levels of grey leave z a cell, which no guess meets
+    values = {name: site["value"] for name, site in latent_sites(start).items()}
+    kernel = NUTS(program.model, max_tree_depth=3, init_strategy=init_to_value(values=values))
+    mcmc = MCMC(kernel, num_samples=4, warmup_steps=4, disable_progbar=True)
     mcmc.run(*batch)
     assert all(torch.isfinite(draws).all() for draws in mcmc.get_samples().values())
 

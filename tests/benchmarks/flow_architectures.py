@@ -38,7 +38,7 @@ class Nflows(nn.Module):
         return self.flow.sample(shape[0])
 
 
-def _zuko(size, layers):
+def zuko_flow(size, layers):
     base = zuko.lazy.UnconditionalDistribution(
         zuko.distributions.DiagNormal, torch.zeros(size), torch.ones(size), buffer=True
     )
@@ -50,7 +50,7 @@ class _Net(nflows.nn.nets.MLP):
         return super().forward(inputs)
 
 
-def _net(hidden):
+def net(hidden):
     return lambda n_in, n_out: _Net([n_in], [n_out], hidden)
 
 
@@ -75,7 +75,7 @@ def maf(size, layers, hidden):
 def real_nvp(size, layers, hidden):
     """Affine couplings."""
     theirs = [
-        nflows.transforms.AffineCouplingTransform((~parity(size, layer)).long(), _net(hidden))
+        nflows.transforms.AffineCouplingTransform((~parity(size, layer)).long(), net(hidden))
         for layer in range(layers)
     ]
     return {
@@ -85,7 +85,7 @@ def real_nvp(size, layers, hidden):
     }
 
 
-class _Spline(zuko.transforms.MonotonicRQSTransform):
+class Spline(zuko.transforms.MonotonicRQSTransform):
     def __init__(self, widths, heights, derivatives):
         super().__init__(widths, heights, derivatives, bound=BOUND)
 
@@ -99,7 +99,7 @@ def spline(size, layers, hidden):
             zuko.flows.coupling.GeneralCouplingTransform(
                 size,
                 mask=parity(size, layer),
-                univariate=_Spline,
+                univariate=Spline,
                 shapes=[(BINS,), (BINS,), (BINS - 1,)],
                 hidden_features=hidden,
             )
@@ -107,11 +107,11 @@ def spline(size, layers, hidden):
         theirs.append(nflows.transforms.LULinear(size, identity_init=True))
         theirs.append(
             nflows.transforms.PiecewiseRationalQuadraticCouplingTransform(
-                (~parity(size, layer)).long(), _net(hidden), num_bins=BINS, tails="linear", tail_bound=BOUND
+                (~parity(size, layer)).long(), net(hidden), num_bins=BINS, tails="linear", tail_bound=BOUND
             )
         )
     ours = models.neural_spline_flow((size,), num_layers=layers, hidden=hidden, num_bins=BINS, bound=BOUND)
-    return {"ours": ours, "zuko": _zuko(size, zukos), "nflows": Nflows(size, theirs)}
+    return {"ours": ours, "zuko": zuko_flow(size, zukos), "nflows": Nflows(size, theirs)}
 
 
 ARCHITECTURES = {"maf": maf, "real_nvp": real_nvp, "spline": spline}

@@ -54,8 +54,8 @@ def zuko_ways(transform):
     return transform.call_and_ladj, inverse
 
 
-def copied(ours, theirs, num_params):
-    """Their multilayer perceptron, whose outputs go element by element, in ours, whose go parameter by parameter."""
+def copied(ours, theirs):
+    """The weights of their multilayer perceptron in ours."""
     mine = [layer for layer in ours.modules() if isinstance(layer, torch.nn.Linear)]
     given = [layer for layer in theirs.modules() if hasattr(layer, "weight")]
     with torch.no_grad():
@@ -63,9 +63,6 @@ def copied(ours, theirs, num_params):
             weight, bias = 3 * of.weight, 3 * of.bias
             of.weight.copy_(weight)
             of.bias.copy_(bias)
-            if to is mine[-1]:
-                weight = weight.unflatten(0, (-1, num_params)).transpose(0, 1).flatten(0, 1)
-                bias = bias.unflatten(0, (-1, num_params)).T.flatten()
             to.weight.copy_(weight)
             to.bias.copy_(bias)
 
@@ -88,12 +85,12 @@ def test_couplings_of_zuko(kind):
         )
         univariate = RationalQuadratic(BINS, bound=5.0, max_log_slope=bound)
     ours = Coupling(kept, univariate, hidden=(16,))
-    copied(ours.network, theirs.hyper, univariate.num_params)
+    copied(ours.network, theirs.hyper)
     if kind == "affine":  # theirs are (shift, scale)
         last = [layer for layer in ours.network.modules() if isinstance(layer, torch.nn.Linear)][-1]
         with torch.no_grad():
-            last.weight.copy_(last.weight.unflatten(0, (2, -1)).flip(0).flatten(0, 1))
-            last.bias.copy_(last.bias.unflatten(0, (2, -1)).flip(0).flatten())
+            last.weight.copy_(last.weight.unflatten(0, (-1, 2)).flip(1).flatten(0, 1))
+            last.bias.copy_(last.bias.unflatten(0, (-1, 2)).flip(1).flatten())
     both_ways(ours, *zuko_ways(theirs()), 3 * torch.randn(N, D))
 
 

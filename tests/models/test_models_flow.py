@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyro_dgm import data, distributions, fit, models, objectives
-from pyro_dgm.distributions.transforms import ActNorm, Chain, Coupling, Planar, RationalQuadratic
+from pyro_dgm.distributions.transforms import ActNorm, Chain, Coupling, Planar
 from pyro_dgm.errors import InvalidInput
 
 
@@ -13,7 +13,7 @@ def test_a_flow_learns_moons_far_better_than_a_normal_distribution():
     x = moons.train.x
     gaussian = torch.distributions.MultivariateNormal(x.mean(0), x.T.cov()).log_prob(moons.test.x).mean()
     torch.manual_seed(0)
-    flow = models.real_nvp((2,), univariate=RationalQuadratic, num_layers=4, hidden=(32,))
+    flow = models.neural_spline_flow((2,), hidden=(32,))
     fit(flow, objectives.ELBO(), moons, epochs=20, progress=False)
     assert flow().log_prob(moons.test.x).mean() > gaussian + 0.5
 

@@ -71,14 +71,11 @@ class Coupling(Bijection):
                 raise InvalidInput(
                     "no network", where="network", value="None", expected=f"one for data {shape}"
                 )
-            network = MLP(
-                len(self.a) + context_features,
-                hidden,
-                (self.univariate.num_params, len(self.b)),
-                activation=activation,
-            )
+            outputs = (len(self.b), self.univariate.num_params)
+            mlp = MLP(len(self.a) + context_features, hidden, outputs, activation=activation)
             with torch.no_grad():
-                [*network.parameters()][-2].mul_(0.1)  # near the identity
+                [*mlp.parameters()][-2].mul_(0.1)  # near the identity
+            network = nn.Sequential(mlp, _ParamsFirst())
         self.network = network
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -95,6 +92,13 @@ class Coupling(Bijection):
         params = self.network(kept if context is None else beside(kept, context, len(self.event_shape)))
         y, log_slopes = univariate(changed, params.movedim(-1 - len(self.event_shape), -1))
         return torch.cat([kept, y], dim).index_select(dim, self.back), sum_event(log_slopes, self.event_shape)
+
+
+class _ParamsFirst(nn.Module):
+    """From (..., elements, num_params), which lie in memory as univariate maps read them, to the order of networks."""
+
+    def forward(self, params: Tensor) -> Tensor:
+        return params.movedim(-1, -2)
 
 
 def beside(x: Tensor, context: Tensor, dims: int) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
@@ -28,6 +27,7 @@ class TorchTransform(Bijection):
         IncompatibleModel: when its inverse is asked for, and it has none.
 
     Example:
+        >>> import torch
         >>> import pyro.distributions.transforms as T
         >>> coupling = TorchTransform(T.affine_coupling(4), (4,))
         >>> y, log_det = coupling.forward_and_log_det(torch.randn(10, 4))

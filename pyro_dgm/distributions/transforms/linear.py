@@ -26,8 +26,9 @@ class _Linear(Bijection):
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         given = self.parameters_of(context)
         columns = self._columns(x, context)
-        if context is None:  # W itself first: there are more columns than features
-            y = self._times(torch.eye(self.features, dtype=x.dtype, device=x.device), given) @ columns
+        if context is None:  # W itself first: there are more columns than features; one datum after the other
+            w = self._times(torch.eye(self.features, dtype=x.dtype, device=x.device), given)
+            y = (columns.mT @ w.mT).mT
         else:
             y = self._times(columns, given)
         return self._shaped(y + given["b"].unsqueeze(-1), x, context), self._log_det(given, x)
@@ -40,11 +41,11 @@ class _Linear(Bijection):
     def _columns(self, x: Tensor, context: Tensor | None) -> Tensor:
         """The data as matrices (..., features, places), or, where all have the same W, as one of all places."""
         x = x.reshape((*x.shape[: x.dim() - len(self.event_shape)], self.features, self.places))
-        return x.movedim(-2, 0).flatten(1) if context is None else x
+        return x.mT.reshape(-1, self.features).mT if context is None else x
 
     def _shaped(self, columns: Tensor, like: Tensor, context: Tensor | None) -> Tensor:
         if context is None:
-            columns = columns.unflatten(1, (*self._leading(like), self.places)).movedim(0, -2)
+            columns = columns.mT.reshape(*self._leading(like), self.places, self.features).mT
         return columns.reshape((*columns.shape[:-2], *self.event_shape))
 
     def _leading(self, x: Tensor) -> torch.Size:
