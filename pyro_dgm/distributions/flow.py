@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_dgm.distributions.transforms import Bijection
+from pyro_dgm.distributions.transforms.bijection import without_inverse
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.shapes import check_event
 
@@ -125,7 +126,10 @@ class FlowDistribution(TorchDistribution):
             )
             context = context.expand(leading + self.bijection.context_shape)
             value = value.expand(leading + self.event_shape)
-        x, log_det = self.bijection.inverse_and_log_det(value, context)
+        try:
+            x, log_det = self.bijection.inverse_and_log_det(value, context)
+        except NotImplementedError as problem:
+            raise without_inverse(self.bijection) from problem
         return self.base.log_prob(x) + log_det
 
     def _check_support(self, value: Tensor) -> None:

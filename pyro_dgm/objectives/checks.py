@@ -166,6 +166,8 @@ def in_one_line(error: ValueError) -> InvalidInput | None:
     """
     if isinstance(error, InvalidInput):
         return InvalidInput(str(error).partition(" Trace Shapes:")[0])
+    if isinstance(error.__cause__, InvalidInput):
+        return error.__cause__
     if site := re.search(
         r" at site '(.*?)':\n.* to be within the support \((.*)\) of the distribution", str(error)
     ):

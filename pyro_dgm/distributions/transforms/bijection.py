@@ -142,3 +142,13 @@ def shared_context(parts: Sequence[Bijection], where: str) -> tuple[int, ...]:
     if len(shapes) > 1:
         raise InvalidInput("contexts of several shapes", where=where, value=shapes, expected="one for all")
     return next(iter(shapes), ())
+
+
+def without_inverse(map_: object) -> IncompatibleModel:
+    """The error for a map whose inverse is asked for, and which has none."""
+    return IncompatibleModel(
+        "a map without an inverse",
+        where=type(map_).__name__,
+        expected="one that has an inverse, for the density of data",
+        cure="a map of pyro_dgm.distributions.transforms, or Inverse(...) of it as the map to noise",
+    )

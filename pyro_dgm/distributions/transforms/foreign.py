@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from pyro_dgm.distributions.transforms.bijection import Bijection
-from pyro_dgm.errors import IncompatibleModel, InvalidInput
+from pyro_dgm.distributions.transforms.bijection import Bijection, without_inverse
+from pyro_dgm.errors import InvalidInput
 
 
 class TorchTransform(Bijection):
@@ -76,12 +76,7 @@ class TorchTransform(Bijection):
         try:
             x = transform.inv(y)
         except (NotImplementedError, KeyError) as problem:  # Pyro's planar maps look into a cache
-            raise IncompatibleModel(
-                "a map without an inverse",
-                where=type(self.transform).__name__,
-                expected="one that has an inverse, for the density of data",
-                cure="a map of pyro_dgm.distributions.transforms, or Inverse(...) of it as the map to noise",
-            ) from problem
+            raise without_inverse(transform) from problem
         return x, -self._total(transform.log_abs_det_jacobian(x, y))
 
     def _total(self, log_det: Tensor) -> Tensor:
