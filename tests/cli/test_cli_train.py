@@ -34,8 +34,15 @@ STAND_INS = {
     ),
     "fsdd": ((100, 64), 256, []),
     "debd": ((200, 20), 2, ["--training.compile=false"]),
+    "bsds300": ((700, 63), 256, []),
+    "miniboone": ((200, 43), 256, []),
 }
 SMALLER = {
+    "glow_mnist": ["--program.num_steps=2", "--program.channels=8"],
+    "realnvp_mnist": ["--program.channels=8", "--program.num_blocks=1"],
+    "iaf_vae_mnist_static": ["--program.posterior.init_args.num_layers=2"],
+    "sylvester_vae_mnist_static": ["--program.posterior.init_args.num_layers=2"],
+    "maf_miniboone": ["--program.hidden=[64, 64]"],
     "made_mnist_static": ["--program.hidden=[300]"],
     "made32_8000_mnist_static": ["--program.hidden=[300, 300]"],
     "made32_mnist_static": ["--program.hidden=[300, 300]"],
