@@ -61,7 +61,9 @@ def _is_program(cls: type) -> bool:
 def _is_objective(cls: type) -> bool:
     call = inspect.getattr_static(cls, "forward" if issubclass(cls, nn.Module) else "__call__", None)
     takes = list(inspect.signature(call).parameters)[1:2] if inspect.isfunction(call) else []
-    return cls is not HasPlayers and (takes == ["model"] or inspect.isfunction(getattr(cls, "players", None)))
+    fits = takes == ["model"] or inspect.isfunction(getattr(cls, "players", None))
+    # A function cannot be written in a config.
+    return fits and cls is not HasPlayers and "log_density" not in inspect.signature(cls).parameters
 
 
 def _is_optimizer(cls: type) -> bool:

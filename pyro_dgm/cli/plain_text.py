@@ -13,7 +13,8 @@ _LETTERS = {
     "sum": "Σ", "prod": "Π", "int": "∫", "nabla": "∇", "infty": "∞", "partial": "∂", "sqrt": "√", "mid": "|",
     "sim": "~", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "neq": "≠", "approx": "≈", "cdot": "·", "times": "×",
     "in": "∈", "to": "→", "rightarrow": "→", "leftarrow": "←", "quad": "  ", "qquad": "   ", "ldots": "...",
-    "dots": "...", "|": "||", ",": "", ";": " ", ":": " ", "!": "", "\\": "\n", "{": "{", "}": "}",
+    "dots": "...", "circ": "∘", "odot": "⊙", "mapsto": "↦", "lfloor": "⌊", "rfloor": "⌋", "top": "T",
+    "|": "||", ",": "", ";": " ", ":": " ", "!": "", "\\": "\n", "{": "{", "}": "}",
 }  # fmt: skip
 _SILENT = (
     "mathcal|mathbb|mathrm|mathbf|text|textbf|operatorname|left|right|big|Big|bigl|bigr|bar|hat|tilde|rm"

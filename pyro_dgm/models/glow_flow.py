@@ -36,7 +36,7 @@ def glow(
 ) -> Flow:
     r"""A :class:`Flow` of images: at several scales, steps of a normalisation, a 1x1 convolution and a coupling.
 
-    .. math:: \text{step}: \; h \mapsto \mathrm{coupling}(W (s \odot h + b)), \quad
+    .. math:: \text{step}: \; h' = \mathrm{coupling}(W (s \, h + b)), \quad
               \log |\det W| = \sum \log |u|, \; W = P L (U + \mathrm{diag}(u))
 
     From data to noise a scale makes 2 x 2 pixels into channels and takes its steps; half of the channels are then done,

@@ -49,7 +49,8 @@ def trained(make, data):
 def main() -> None:
     torch.set_num_threads(1)
     figure, axes = plt.subplots(len(DATA), len(FLOWS) + 1, figsize=(8, 8.2))
-    for row, (name, make_data) in zip(axes, DATA.items(), strict=True):
+    for place, (name, make_data) in enumerate(DATA.items()):
+        row = axes[place]
         data = make_data()
         x = data.test.x
         middle, reach = (x.amax(0) + x.amin(0)) / 2, 0.55 * (x.amax(0) - x.amin(0)).max()
@@ -69,7 +70,7 @@ def main() -> None:
                 extent=extent,
                 cmap="magma",
             )
-            axis.set_title(f"{kind if row is axes[0] else ''}\n{nats:.2f}", fontsize=9)
+            axis.set_title(f"{'' if place else kind}\n{nats:.2f}", fontsize=9)
             print(f"{name} {kind}: {nats:.3f}", flush=True)
     axes[0, 0].set_title("data\n", fontsize=9)
     for axis in axes.flat:
