@@ -13,7 +13,8 @@ import torch
 from scipy import stats
 from torch import nn
 
-from pyro_dgm.distributions import NormalMaps, Quantized
+from pyro_dgm.data import Arrays
+from pyro_dgm.distributions import NormalMaps, Quantized, StandardLogistic
 from pyro_dgm.distributions.quantized import IntoCells
 from pyro_dgm.distributions.transforms import ActNorm, Chain, Coupling, Shift, Sigmoid
 from pyro_dgm.models import Flow, VariationalDequantization
@@ -93,6 +94,22 @@ def test_draws_are_the_levels_with_their_probabilities():
     k = (model.sample(40_000) * (LEVELS - 1)).round().long()
     counts = torch.bincount(k[:, 0] * LEVELS + k[:, 1], minlength=LEVELS**2)
     assert stats.chisquare(counts.numpy(), (40_000 * p / p.sum()).numpy()).pvalue > 1e-6
+
+
+@pytest.mark.parametrize(("levels", "bits"), [(17, math.log2(17)), (256, 8.0)])
+def test_bits_per_dimension_count_dequantisation_logit_and_scale(levels, bits):
+    """A uniform density, of which a logistic variable through a sigmoid is one, takes log2(levels) bits a pixel."""
+    k = np.random.default_rng(0).integers(0, levels, (40, 1, 4, 4))
+    images = Arrays(k, scale=levels - 1, levels=levels, dequantize=True)
+    uniform = Flow(Sigmoid((1, 4, 4), alpha=0.0), base=StandardLogistic((1, 4, 4)))
+    nats = -uniform().log_prob(images.test.x).mean().item()
+    assert images.bits_per_dim(nats) == pytest.approx(bits, abs=1e-5)
+    # The same of the levels themselves, whose dequantisation is a guide.
+    program = VariationalDequantization((1, 4, 4), uniform, levels=levels)
+    grey = Arrays(k, scale=levels - 1, levels=levels)
+    with torch.no_grad():
+        nats = -log_weights(program.model, program.guide, grey.test.x, num_particles=3).mean().item()
+    assert grey.bits_per_dim(nats) == pytest.approx(bits, abs=1e-5)
 
 
 @pytest.mark.parametrize("levels", [2, 3, 17, 256])
