@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from pyro_dgm.data.array_files import read_array
+from pyro_dgm.data.checks import require_finite
 from pyro_dgm.data.download import FOLDER_VARIABLE
 from pyro_dgm.data.preprocessing import Preparation
 from pyro_dgm.data.splits import Dataset
@@ -56,6 +57,7 @@ class MiniBooNE(Dataset):
                 expected=f"real numbers {_SHAPE}",
                 cure=f"the archive of {_ARCHIVE}",
             )
+        require_finite(torch.from_numpy(rows), str(path))
         held_out = len(rows) // 10
         rest = len(rows) - held_out
         mean, deviation = rows[:rest].mean(0), rows[:rest].std(0)

@@ -21,8 +21,8 @@ class FlowDistribution(TorchDistribution):
     .. math:: \log p(y \mid c) = \log p_0(f^{-1}(y; c)) + \log |\det \partial f^{-1}(y; c) / \partial y|
 
     Value and log-determinant come from one pass of the networks. The density of a tensor that :meth:`rsample` has
-    just made uses the draw it came from, so that a guide needs no inverse; once a parameter of the map has changed (but
-    through ``.data``, which torch does not count), it is computed anew.
+    just made uses the draw it came from, so that a guide needs no inverse; once that tensor, its context or a parameter
+    of the map is written to (but through ``.data``, which torch does not count), it is computed anew.
 
     Args:
         base: the distribution of x, of event shape ``bijection.event_shape``.
@@ -89,7 +89,7 @@ class FlowDistribution(TorchDistribution):
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
         """Where the map takes the support of the base."""
-        return constraints.independent(self.bijection.codomain, len(self.event_shape))
+        return self.bijection.support
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FlowDistribution:
         """The same distribution with a larger batch shape; contexts share memory."""
@@ -117,7 +117,7 @@ class FlowDistribution(TorchDistribution):
         if self._validate_args:
             self._check_support(value)
         drawn = self._drawn
-        if drawn is not None and drawn[0] is value and drawn[3] == self._state():
+        if drawn is not None and drawn[0] is value and drawn[3] == self._state(value):
             return self.base.log_prob(drawn[1]) - drawn[2]
         context = self.context
         if context is not None:
@@ -130,31 +130,32 @@ class FlowDistribution(TorchDistribution):
             x, log_det = self.bijection.inverse_and_log_det(value, context)
         except NotImplementedError as problem:
             raise without_inverse(self.bijection) from problem
-        return self.base.log_prob(x) + log_det
+        return self.base.log_prob(x) + log_det if log_det.numel() else log_det  # torch checks no empty batch
 
     def _check_support(self, value: Tensor) -> None:
         check_event(value, tuple(self.event_shape), "data of a flow")
-        if self.bijection.codomain is constraints.real:
+        codomain = self.bijection.codomain
+        if value.numel() == 0:
+            return
+        if codomain is constraints.real:
             return self._validate_sample(value)
-        inside = self.bijection.codomain.check(value)
+        inside = codomain.check(value)
         if not bool(inside.all()):
             found = value[~inside]
             raise InvalidInput(
                 "data outside the support of a flow",
                 where="x",
-                value=f"{found[0].item():.6g}, {len(found)} of {value.numel()} elements",
-                expected=f"{self.bijection.codomain}, what {type(self.bijection).__name__} maps to",
-                cure="data between 0 and 1, dequantised, for a Sigmoid",
+                value=f"{found.flatten()[0].item():.6g}, {len(found)} of {inside.numel()} elements",
+                expected=f"{codomain}, what {type(self.bijection).__name__} maps to",
             )
 
     def _made(self, x: Tensor) -> Tensor:
         y, log_det = self.bijection.forward_and_log_det(x, self.context)
-        self._drawn = (y, x, log_det, self._state())
+        self._drawn = (y, x, log_det, self._state(y))
         return y
 
-    def _state(self) -> Any:
-        """What changes with every change of what the map computes: its tensors, and how often they were written to."""
-        return torch.is_grad_enabled(), [
-            (id(tensor), tensor._version)
-            for tensor in (*self.bijection.parameters(), *self.bijection.buffers())
-        ]
+    def _state(self, y: Tensor) -> Any:
+        """What changes with a draw and with the map: their tensors, and how often they were written to."""
+        tensors = [y, *self.bijection.parameters(), *self.bijection.buffers()]
+        tensors += [] if self.context is None else [self.context]
+        return torch.is_grad_enabled(), [(id(tensor), tensor._version) for tensor in tensors]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-import torch
 from pyro.distributions import Independent, Normal
 from torch import Tensor, nn
 
 from pyro_dgm.distributions.numerics import at_least_float32, positive
+from pyro_dgm.distributions.transforms.univariate import positive_number
 from pyro_dgm.shapes import check_event, positive_sizes
 
 
@@ -22,9 +23,10 @@ class NormalMaps(nn.Module):
         scale_floor: the smallest scale.
 
     Raises:
-        InvalidInput: a size below one, or, when called, data or maps of another shape.
+        InvalidInput: a size below one, a scale that is not positive, or, when called, data or maps of another shape.
 
     Example:
+        >>> import torch
         >>> from pyro_dgm.nets import ConvMaps
         >>> piece = NormalMaps((1, 8, 8), ConvMaps(1, (2, 1), channels=16))
         >>> piece(torch.zeros(5, 1, 8, 8)).event_shape
@@ -41,8 +43,8 @@ class NormalMaps(nn.Module):
     ) -> None:
         super().__init__()
         self.data_shape = positive_sizes(data_shape, "data_shape")
-        self.network, self.scale_floor = network, scale_floor
-        self.raw_start = torch.tensor(start_scale).expm1().log().item()
+        self.network, self.scale_floor = network, positive_number(scale_floor, "scale_floor")
+        self.raw_start = math.log(math.expm1(positive_number(start_scale, "start_scale")))
 
     def forward(self, x: Tensor) -> Independent:
         """The distribution given ``x``, (..., *data_shape), of event shape ``data_shape``."""

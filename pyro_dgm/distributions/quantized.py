@@ -61,7 +61,10 @@ class Quantized(GridDistribution):
     @property
     def mean(self) -> Tensor:
         """The levels themselves."""
-        return (self.v * self.levels).floor().clamp(0, self.levels - 1) / (self.levels - 1)
+        k = (self.v * self.levels).floor()
+        # By the ends of cells as the density has them, which the product may have been rounded over.
+        k = k + (self.v >= (k + 1) / self.levels).to(k.dtype) - (self.v < k / self.levels).to(k.dtype)
+        return k.clamp(0, self.levels - 1) / (self.levels - 1)
 
 
 class IntoCells(Bijection):
@@ -101,8 +104,12 @@ class IntoCells(Bijection):
         return v, self._log_det(x)
 
     def _inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        x = (y * self.levels - self._cells(context)).logit(eps=torch.finfo(y.dtype).eps)
-        return x, -self._log_det(x)
+        k = self._cells(context)
+        x = (y * self.levels - k).logit(eps=torch.finfo(y.dtype).eps)
+        inside = (
+            ((y >= k / self.levels) & (y < (k + 1) / self.levels)).flatten(-len(self.event_shape)).all(-1)
+        )
+        return x, torch.where(inside, -self._log_det(x), -math.inf)  # no density in other cells
 
     def _log_det(self, x: Tensor) -> Tensor:
         log_slopes = nn.functional.logsigmoid(x) + nn.functional.logsigmoid(-x) - math.log(self.levels)

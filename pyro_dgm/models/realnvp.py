@@ -20,6 +20,7 @@ from pyro_dgm.distributions.transforms import (
     checkerboard,
     halves,
 )
+from pyro_dgm.errors import InvalidInput
 from pyro_dgm.models.flow import Flow, image_scales, vector_flow
 from pyro_dgm.nets import ConvMaps
 from pyro_dgm.shapes import count_in_a_row
@@ -97,7 +98,8 @@ def real_nvp_images(
     normalised, from the statistics of data on.
 
     Args:
-        data_shape: shape of one image, (channels, height, width), both sides divisible by 2^num_scales.
+        data_shape: shape of one image, (channels, height, width), both sides divisible by 2^num_scales, and more than
+            one pixel left then.
         num_scales: number of scales.
         channels: channels of the networks.
         num_blocks: residual blocks of each network.
@@ -121,6 +123,14 @@ def real_nvp_images(
         Dinh, Sohl-Dickstein and Bengio, "Density estimation using Real NVP", 2017.
     """
     shapes, features = image_scales(data_shape, num_scales, num_classes, context_shape)
+    if shapes[-1][1:] == (2, 2):
+        raise InvalidInput(
+            "a checkerboard of one pixel",
+            where="data_shape, num_scales",
+            value=f"{tuple(data_shape)}, {num_scales}",
+            expected="sides of which one is above 2^num_scales",
+            cure="fewer scales",
+        )
 
     def network(inside: int, outside: int) -> ConvMaps:
         sizes = (2, outside)

@@ -125,7 +125,7 @@ class MaskedMLP(nn.Module):
             if hidden:
                 self.context_in = nn.Linear(context_features, hidden[0], bias=False)
         self._keep_masks()
-        self.register_load_state_dict_post_hook(lambda network, _: network._keep_masks())
+        self.register_load_state_dict_post_hook(_keep_masks_of_what_was_loaded)
 
     def _keep_masks(self) -> None:
         """Keeps the masks of the layers where there is one of each, in the order of :meth:`_masks`."""
@@ -142,7 +142,7 @@ class MaskedMLP(nn.Module):
 
     def _masks(self, which: Tensor | int) -> tuple[list[Tensor], Tensor, Tensor]:
         """Masks of the hidden layers, of the outputs and of the direct weights."""
-        if self.blocks:
+        if self.blocks and (not isinstance(which, int) or which == 0):
             kept = [self.get_buffer(f"mask_{place}") for place in range(len(self.blocks))]
             return kept[:-2], kept[-2], kept[-1]
         return self._made_masks(which)
@@ -207,6 +207,10 @@ class MaskedMLP(nn.Module):
             sums[0] += value @ weights[0][:, index].T
             if weight_direct is not None:
                 sums[-1] += value @ weight_direct[:, index].T
+
+
+def _keep_masks_of_what_was_loaded(network: MaskedMLP, _: object) -> None:
+    network._keep_masks()
 
 
 def _hidden_degrees(width: int, size: int, below: Tensor, noise: float, generator: torch.Generator) -> Tensor:

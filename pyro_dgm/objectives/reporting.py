@@ -22,7 +22,13 @@ class Reports(Protocol):
 
 
 class Reporting(nn.Module):
-    """A bound as a module that reports: its value is the ``loss`` of its report; abstract."""
+    """A bound as a module that reports: its value is the ``loss`` of its report; abstract.
+
+    Attributes:
+        starts_from_data: whether ``fit`` starts a program from the data before it is trained.
+    """
+
+    starts_from_data = True
 
     def forward(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> Tensor:
         return self.report(model, guide, *batch)["loss"]

@@ -23,12 +23,12 @@ class ReverseKL(Reporting):
 
     It is minus the evidence lower bound on log Z of which the model is the guide, so that its best value is
     -log Z. Gradients go through the draws, which must be reparameterised, as those of a flow are. Of data only their
-    number is used: as many draws are made, and the loss is summed over them. The forward divergence, for data, is
-    :class:`~pyro_dgm.objectives.ELBO` itself, minus the likelihood.
+    number is used: as many draws are made, and the loss is summed over them; ``fit`` does not start a program from
+    them. The forward divergence, for data, is :class:`~pyro_dgm.objectives.ELBO` itself, minus the likelihood.
 
     Args:
-        log_density: function (or module, whose parameters are left alone) from x (n, *data_shape) to log pi~(x), (n,),
-            in nats: a density of your own, or ``teacher().log_prob`` of another model, for distillation.
+        log_density: function from x (n, *data_shape) to log pi~(x), (n,), in nats: a density of your own, or
+            ``lambda x: teacher().log_prob(x)`` of another model, for distillation. It is not trained.
         num_particles: draws for each datum.
 
     Raises:
@@ -46,6 +46,8 @@ class ReverseKL(Reporting):
         Papamakarios, Nalisnick, Rezende, Mohamed and Lakshminarayanan, "Normalizing flows for probabilistic modeling
         and inference", 2021, section 2.3.
     """
+
+    starts_from_data = False
 
     def __init__(self, log_density: Callable[[Tensor], Tensor], *, num_particles: int = 1) -> None:
         super().__init__()
@@ -75,12 +77,14 @@ class ReverseKL(Reporting):
                 value=type(fn).__name__,
                 expected="reparameterised draws, as a flow's",
             )
-        target = self._target[0](x)
-        if target.shape != (number,):
-            raise InvalidInput(
-                "a target of another shape",
-                where="log_density",
-                value=tuple(target.shape),
-                expected=f"({number},)",
-            )
-        return {"loss": (fn.log_prob(x) - target).sum() / self.num_particles}
+        own, target = fn.log_prob(x), self._target[0](x)
+        for where, found_shape in (("site 'x'", own.shape), ("log_density", target.shape)):
+            if found_shape != (number,):
+                raise InvalidInput(
+                    "a log-density of another shape",
+                    where=where,
+                    value=tuple(found_shape),
+                    expected=f"({number},), one for each draw",
+                    cure=".to_event(1) in a model whose x is a vector",
+                )
+        return {"loss": (own - target).sum() / self.num_particles}

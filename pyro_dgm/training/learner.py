@@ -169,7 +169,8 @@ def learner_of_program(
     model, guide = getattr(program, "model"), getattr(program, "guide")  # noqa: B009  # mypy: any module's
     if isinstance(program, _Prepares):
         require_fields(batches.split, (model, guide))
-    _prepare(program, batches.split, batches.batch_size)
+    starts = bool(getattr(objective, "starts_from_data", True))
+    _prepare(program, batches.split, batches.batch_size, starts_from_data=starts)
     if init_from is not None:
         load_weights(program, init_from)
     device, processes = batches.device, batches.processes
@@ -216,7 +217,7 @@ def learner_of_program(
     )
 
 
-def _prepare(program: nn.Module, train: Split | None, batch_size: int) -> None:
+def _prepare(program: nn.Module, train: Split | None, batch_size: int, *, starts_from_data: bool) -> None:
     """Makes lazy parameters, on the device and in the type that the program has now, and starts them from data."""
     if not isinstance(program, _Prepares):
         return
@@ -232,7 +233,7 @@ def _prepare(program: nn.Module, train: Split | None, batch_size: int) -> None:
         # Bad values are for the first step to find, which names the data and the site.
         with pyro.validation_enabled(False):
             program.materialize(*batch)
-        if train is not None:
+        if train is not None and starts_from_data:
             many = train[:_INITIAL_DATA].to(leaf.device, leaf.dtype)
             program.initialize(*many.batch(torch.arange(len(many), device=leaf.device)))
 

@@ -153,14 +153,17 @@ def repeated(function, flow, x):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compiled", action="store_true", help="through torch.compile, which takes minutes")
+    parser.add_argument("--work", nargs="+", default=["log_prob", "sample", "step"], help="what to time")
     arguments = parser.parse_args()
     alone()
+    torch._dynamo.config.recompile_limit = 64
     torch.manual_seed(0)
     x = torch.randn(BATCH, SIZE)
     for name, flows, number in (("MAF", maf(), 100), ("spline coupling", spline(), 1000)):
         work = {"log_prob": density, "sample": draw(number), "step": step}
-        for what, function in work.items():
-            runs = {}
+        for what in arguments.work:
+            function, runs = work[what], {}
+            torch._dynamo.reset()  # one function of several flows: each is compiled anew
             for library, flow in flows.items():
                 if arguments.compiled and not (
                     name == "MAF" and what == "sample"

@@ -6,7 +6,7 @@ import torch
 
 from pyro_dgm.data import BSDS300, MiniBooNE
 from pyro_dgm.data.download import FOLDER_VARIABLE
-from pyro_dgm.errors import IntegrityError, ResourceError
+from pyro_dgm.errors import IntegrityError, InvalidInput, ResourceError
 
 
 @pytest.fixture
@@ -73,4 +73,9 @@ def test_files_that_are_no_events(folder):
     (folder / "miniboone").mkdir()
     np.save(folder / "miniboone" / "data.npy", np.zeros((10, 43)))
     with pytest.raises(IntegrityError, match="not the published events"):
+        MiniBooNE()
+    rows = np.zeros((36_488, 43))
+    rows[5, 7] = np.nan
+    np.save(folder / "miniboone" / "data.npy", rows)
+    with pytest.raises(InvalidInput, match="data.npy"):
         MiniBooNE()

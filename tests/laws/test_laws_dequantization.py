@@ -14,7 +14,7 @@ from scipy import stats
 from torch import nn
 
 from pyro_dgm.data import Arrays
-from pyro_dgm.distributions import NormalMaps, Quantized, StandardLogistic
+from pyro_dgm.distributions import Dequantization, NormalMaps, Quantized, StandardLogistic
 from pyro_dgm.distributions.quantized import IntoCells
 from pyro_dgm.distributions.transforms import ActNorm, Chain, Coupling, Shift, Sigmoid
 from pyro_dgm.models import Flow, VariationalDequantization
@@ -120,3 +120,17 @@ def test_no_rounding_leaves_a_cell(levels, e):
     v, _ = IntoCells((levels,), levels=levels).forward_and_log_det(torch.full((levels,), e), x)
     assert Quantized(v, levels=levels).log_prob(x).abs().max() == 0
     assert torch.equal(Quantized(v, levels=levels).log_prob(x.flip(0)).isinf(), x != x.flip(0))
+
+
+@pytest.mark.parametrize("levels", range(2, 257))
+def test_draws_at_the_ends_of_cells_are_levels_that_have_them(levels):
+    ends = torch.arange(levels + 1) / levels
+    v = torch.cat([ends, torch.nextafter(ends, ends - 1), torch.nextafter(ends, ends + 1)])
+    p = Quantized(v, levels=levels)
+    assert p.log_prob(p.sample()).abs().max() == 0
+
+
+def test_a_guide_gives_no_density_to_other_cells():
+    q = Dequantization((2,), levels=4)(torch.zeros(2))
+    assert q.log_prob(torch.tensor([0.1, 0.2])).item() == pytest.approx(2 * math.log(4))
+    assert q.log_prob(torch.tensor([0.1, 0.3])).item() == -math.inf

@@ -24,6 +24,7 @@ from pyro_dgm.distributions.transforms import (
     RationalQuadratic,
     Sigmoid,
     Sylvester,
+    TorchTransform,
 )
 from pyro_dgm.errors import IncompatibleModel, InvalidInput
 from tests.laws.bijections import at_random
@@ -146,6 +147,17 @@ def test_a_density_after_an_update_is_the_new_one(grad):
     assert (after - before).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_density_of_a_draw_that_was_written_to_is_the_new_one(grad):
+    p = flow("coupling")
+    with torch.no_grad():
+        y = p.rsample((5,))
+    with torch.set_grad_enabled(grad):
+        p.log_prob(y)
+        y.add_(0.5)
+        torch.testing.assert_close(p.log_prob(y), p.log_prob(y.clone()))
+
+
 def test_two_steps_on_one_tensor_are_two_steps():
     p, data = flow("maf"), torch.randn(50, 2, dtype=torch.float64)
     optimizer = torch.optim.SGD(p.bijection.parameters(), 1e-3)
@@ -176,6 +188,24 @@ def test_a_batch_of_contexts_and_more_draws():
     x = wide.sample((4,))
     assert x.shape == (4, 5, 7, 2)
     torch.testing.assert_close(wide.log_prob(x.clone()), p.log_prob(x.clone()))
+
+
+def test_a_support_with_an_event_dimension_of_its_own():
+    base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+    p = FlowDistribution(
+        base, TorchTransform(torch.distributions.StickBreakingTransform(), (3,), out_shape=(4,))
+    )
+    x = p.sample((5,))
+    assert p.support.event_dim == 1 and bool(p.support.check(x).all())
+    assert p.log_prob(x.clone()).shape == (5,)
+    with pytest.raises(InvalidInput, match="data outside the support of a flow in x: 0.9, 1 of 1 elements"):
+        p.log_prob(torch.full((1, 4), 0.9))
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_no_data_have_no_densities(name):
+    assert flow(name).log_prob(torch.zeros(0, 2).double()).shape == (0,)
+    assert flow(name).sample((0,)).shape == (0, 2)
 
 
 def test_pieces_that_do_not_fit_are_one_line():

@@ -7,7 +7,9 @@ catches a planted mutant.
 """
 
 import copy
+import pickle
 
+import pyro.distributions.transforms as pyro_transforms
 import pytest
 import torch
 
@@ -16,10 +18,13 @@ from pyro_dgm.distributions.transforms import (
     Coupling,
     Inverse,
     MaskedAutoregressive,
+    Permutation,
     Planar,
     RationalQuadratic,
     Sylvester,
+    TorchTransform,
 )
+from pyro_dgm.errors import InvalidInput
 from tests.laws.bijections import (
     ALL,
     BIJECTIONS,
@@ -218,6 +223,71 @@ def test_mutants_are_caught():
     fails(returns, Inverse(Coupling([True, False], WrongSlope(), hidden=(8,))))
     fails(is_one_after_the_other, OneContextForAll(4, context_features=CONTEXT))
     fails(has_gradients, Coupling([True, False], Detached(), hidden=(8,)))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in ALL if name != "torch"]
+)  # Pyro's couplings refuse to be empty
+def test_no_data_and_a_pickle(name):
+    """Each map takes an empty batch, both ways, and goes through a pickle to another process, unchanged."""
+    bijection = at_random(ALL[name](), scale=0.3)
+    x, context = points(bijection, 3)
+    before, _ = bijection.forward_and_log_det(x, context)
+    other = pickle.loads(pickle.dumps(copy.deepcopy(bijection)))
+    torch.testing.assert_close(other.forward_and_log_det(x, context)[0], before, rtol=0, atol=0)
+    none = None if context is None else context[:0]
+    y, log_det = bijection.forward_and_log_det(x[:0], none)
+    back, _ = bijection.inverse_and_log_det(y, none)
+    assert back.shape == x[:0].shape and log_det.shape == (0,)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if not name.startswith("torch")])
+def test_networks_in_bfloat16_leave_a_map_its_own_determinant(name):
+    """Under autocast the maps come back in float32: only networks, and so parameters, are of lower precision."""
+    bijection = at_random(ALL[name](), scale=0.1).float()
+    x, context = (None if value is None else value.float() for value in points(bijection, 20))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        y, log_det = bijection.forward_and_log_det(x, context)
+        back, log_det_back = bijection.inverse_and_log_det(y, context)
+    assert y.dtype == log_det.dtype == torch.float32
+    if name.startswith("chain") or ("autoregressive_" in name and "conv" not in name):
+        return  # a network's outputs differ between one pass and one element after the other
+    torch.testing.assert_close(back, x, rtol=0, atol=1e-3)
+    torch.testing.assert_close(log_det, -log_det_back, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [lambda kept: Coupling(kept, hidden=(4,)), Permutation])
+def test_a_map_that_loads_another_is_that_one(make):
+    masks = [[True, False, True, False], [True, True, False, False]]
+    first, second = (
+        make(kept) for kept in (masks if make is not Permutation else ([2, 0, 3, 1], [0, 1, 2, 3]))
+    )
+    second.load_state_dict(first.state_dict())
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(second.forward_and_log_det(x)[0], first.forward_and_log_det(x)[0])
+    torch.testing.assert_close(second.inverse_and_log_det(first.forward_and_log_det(x)[0])[0], x)
+
+
+def test_a_transform_of_transforms_forgets_and_is_trained():
+    """Pyro's caches lie in each part, and behind ``.inv``; so do the parameters."""
+    torch.manual_seed(0)
+    compose = pyro_transforms.ComposeTransformModule([pyro_transforms.affine_coupling(4) for _ in range(2)])
+    for transform in (compose, pyro_transforms.affine_coupling(4).inv):
+        bijection = TorchTransform(transform, (4,))
+        parameters, x = list(bijection.parameters()), torch.randn(5, 4)
+        assert parameters
+        for way in (bijection.forward_and_log_det, bijection.inverse_and_log_det):
+            with torch.no_grad():
+                way(x)
+                for parameter in parameters:
+                    parameter.add_(0.1)
+            for found, expected in zip(way(x), way(x.clone()), strict=True):
+                torch.testing.assert_close(found, expected)
+            way(x)[1].sum().backward()
+        copy.deepcopy(bijection).forward_and_log_det(x)
+    loose = torch.distributions.AffineTransform(torch.nn.Parameter(torch.zeros(())), 1.0)
+    with pytest.raises(InvalidInput, match="a parameter that nothing trains in AffineTransform.loc"):
+        TorchTransform(loose, (4,))
 
 
 def test_a_copy_is_another_map():

@@ -159,6 +159,8 @@ def test_what_cannot_be_is_one_line():
         Squeeze((1, 5, 4))
     with pytest.raises(InvalidInput, match=r"squeezed so often in data_shape, num_scales: \(1, 28, 28\), 3"):
         models.glow((1, 28, 28), num_scales=3)
+    with pytest.raises(InvalidInput, match="a checkerboard of one pixel in data_shape, num_scales"):
+        models.real_nvp_images((1, 4, 4))
     for kept in (torch.ones(1, 4, 4, dtype=torch.bool), torch.zeros(1, 4, 4, dtype=torch.bool)):
         with pytest.raises(InvalidInput, match="no coupling in kept"):
             MaskedCoupling(kept, ConvMaps(1, (2, 1), channels=4))

@@ -2,14 +2,18 @@
 
 import math
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_dgm import fit
+from pyro_dgm.data import Arrays
 from pyro_dgm.distributions.transforms import ActNorm, Chain
 from pyro_dgm.errors import IncompatibleModel, InvalidInput
 from pyro_dgm.models import PPCA, VAE, Flow, iaf, maf
 from pyro_dgm.objectives import ReverseKL
+from pyro_dgm.program import Pair
 
 
 def normal(b, s):
@@ -65,6 +69,23 @@ def test_a_teacher_is_left_alone():
     assert any(parameter.grad is not None for parameter in student.parameters())
 
 
+def test_fit_starts_no_program_from_data_that_only_count():
+    torch.manual_seed(0)
+    target = dist.Normal(torch.tensor([1.0, -2.0]), 0.5).to_event(1)
+    flow = iaf((2,), num_layers=1, hidden=(8,))
+    history = fit(
+        flow,
+        ReverseKL(target.log_prob),
+        Arrays(1e-3 * torch.randn(400, 2)),
+        epochs=60,
+        batch_size=100,
+        progress=False,
+        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=2e-2),
+    )
+    assert history.rows[-1]["loss"] == pytest.approx(0, abs=0.05)
+    assert flow.sample(1000).mean(0).tolist() == pytest.approx([1.0, -2.0], abs=0.15)
+
+
 def test_what_it_is_not_for_is_one_line():
     target = lambda x: -x.square().sum(-1)  # noqa: E731
     vae = VAE((1, 2, 2), 2, hidden=(4,))
@@ -72,9 +93,14 @@ def test_what_it_is_not_for_is_one_line():
         ReverseKL(target)(vae.model, vae.guide, torch.zeros(5, 1, 2, 2))
     flow = iaf((2,), num_layers=1)
     with pytest.raises(
-        InvalidInput, match=r"a target of another shape in log_density: \(5, 2\); expected \(5,\)"
+        InvalidInput, match=r"a log-density of another shape in log_density: \(5, 2\); expected \(5,\)"
     ):
         ReverseKL(lambda x: -x)(flow.model, flow.guide, torch.zeros(5, 2))
+    pair = Pair(
+        lambda *, n: pyro.sample("x", dist.Normal(torch.zeros(n, 1, requires_grad=True), 1.0)), lambda: None
+    )
+    with pytest.raises(InvalidInput, match=r"another shape in site 'x': \(5, 1\); expected \(5,\)"):
+        ReverseKL(lambda x: -x.sum(-1))(pair.model, pair.guide, torch.zeros(5, 1))
     with pytest.raises(InvalidInput, match="no data"):
         ReverseKL(target)(flow.model, flow.guide)
     with pytest.raises(InvalidInput, match="num_particles"):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dgm.distributions.conditionals import drawn_in_order
+from pyro_dgm.distributions.numerics import at_least_float32
 from pyro_dgm.distributions.transforms.bijection import Bijection, sum_event
 from pyro_dgm.distributions.transforms.univariate import Affine, Univariate
 from pyro_dgm.nets import MaskedMLP
@@ -76,14 +77,15 @@ class MaskedAutoregressive(Bijection):
 
     def _inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         leading = y.shape[: y.dim() - len(self.event_shape)]
-        flat = y.reshape(leading.numel(), -1)  # (n, D)
+        flat = y.reshape(leading.numel(), self.network.size)  # (n, D)
         if context is not None:
             context = context.expand(*leading, *self.context_shape).reshape(len(flat), *self.context_shape)
 
         found: list[Tensor] = []
 
         def values(params: Tensor, index: Tensor) -> Tensor:
-            x, log_slope = self.univariate.inverse_and_log_slope(flat[:, index], params.movedim(-2, -1))
+            params = at_least_float32(params).movedim(-2, -1)
+            x, log_slope = self.univariate.inverse_and_log_slope(flat[:, index], params)
             found.append(log_slope)
             return x
 
@@ -93,4 +95,4 @@ class MaskedAutoregressive(Bijection):
 
     def _params(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Parameters of each element, (..., *event_shape, num_params)."""
-        return self.network(x, context).movedim(-1 - len(self.event_shape), -1)
+        return at_least_float32(self.network(x, context)).movedim(-1 - len(self.event_shape), -1)

@@ -72,6 +72,11 @@ class Bijection(nn.Module):
         """Where the elements of y may be; the line by default."""
         return constraints.real
 
+    @property
+    def support(self) -> constraints.Constraint:
+        """Where y as a whole may be."""
+        return constraints.independent(self.codomain, len(self.out_shape) - self.codomain.event_dim)
+
     def start(self, y: Tensor, context: Tensor | None = None) -> Tensor:
         """Starts what depends on data, (..., *out_shape), as :class:`ActNorm` does, and maps them back."""
         return self.inverse_and_log_det(y, context)[0]
@@ -101,7 +106,7 @@ class BoundTransform(Transform):
         bijection.check_context(context)
         self.bijection, self.context = bijection, context
         self.domain = constraints.independent(constraints.real, len(bijection.event_shape))
-        self.codomain = constraints.independent(bijection.codomain, len(bijection.out_shape))
+        self.codomain = bijection.support
 
     def _call(self, x: Tensor) -> Tensor:
         return self.bijection.forward_and_log_det(x, self.context)[0]
@@ -130,6 +135,11 @@ class BoundTransform(Transform):
 def sum_event(log_slopes: Tensor, event_shape: Sequence[int]) -> Tensor:
     """The log-determinant (...) of a triangular map from the logarithms of its slopes, (..., *event_shape)."""
     return log_slopes.flatten(-len(event_shape)).sum(-1)
+
+
+def exactly(x: Tensor) -> torch.autocast:
+    """What keeps the map itself out of bfloat16, which is for networks: its log-determinant would be another map's."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def shared_context(parts: Sequence[Bijection], where: str) -> tuple[int, ...]:

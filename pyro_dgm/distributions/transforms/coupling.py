@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_dgm.distributions.numerics import at_least_float32
 from pyro_dgm.distributions.transforms.bijection import Bijection, sum_event
 from pyro_dgm.distributions.transforms.univariate import Affine, Univariate
 from pyro_dgm.errors import InvalidInput
@@ -45,7 +46,6 @@ class Coupling(Bijection):
 
     a: Tensor
     b: Tensor
-    back: Tensor
 
     def __init__(
         self,
@@ -64,7 +64,6 @@ class Coupling(Bijection):
         require_both(kept, shape[:1])
         self.register_buffer("a", kept.nonzero().squeeze(-1))
         self.register_buffer("b", (~kept).nonzero().squeeze(-1))
-        self.register_buffer("back", torch.cat([self.a, self.b]).argsort(), persistent=False)
         self.univariate = Affine() if univariate is None else univariate
         if network is None:
             if len(shape) > 1:
@@ -90,8 +89,10 @@ class Coupling(Bijection):
         dim = x.dim() - len(self.event_shape)
         kept, changed = x.index_select(dim, self.a), x.index_select(dim, self.b)
         params = self.network(kept if context is None else beside(kept, context, len(self.event_shape)))
-        y, log_slopes = univariate(changed, params.movedim(-1 - len(self.event_shape), -1))
-        return torch.cat([kept, y], dim).index_select(dim, self.back), sum_event(log_slopes, self.event_shape)
+        params = at_least_float32(params).movedim(-1 - len(self.event_shape), -1)
+        y, log_slopes = univariate(changed, params)
+        back = torch.cat([self.a, self.b]).argsort()
+        return torch.cat([kept, y], dim).index_select(dim, back), sum_event(log_slopes, self.event_shape)
 
 
 class _ParamsFirst(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyro_dgm.distributions.transforms.bijection import Bijection
+from pyro_dgm.distributions.transforms.bijection import Bijection, exactly
 from pyro_dgm.distributions.transforms.composition import Chain
 from pyro_dgm.distributions.transforms.parameters import Parameters
 from pyro_dgm.errors import InvalidInput
@@ -73,6 +73,10 @@ class AutoregressiveConv(Bijection):
         return given["earlier"], own, given["b"], h * w * given["log_diagonal"].sum(-1)
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        with exactly(x):
+            return self._mapped(x, context)
+
+    def _mapped(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         earlier, own, b, log_det = self._given(context)
         x = self._turned(x)
         _, h, w = self.event_shape
@@ -85,6 +89,10 @@ class AutoregressiveConv(Bijection):
         return self._turned(y.unflatten(-1, (h, w))), self._total(log_det, y.shape[:-2])
 
     def _inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        with exactly(y):
+            return self._solved(y, context)
+
+    def _solved(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         earlier, own, b, log_det = self._given(context)
         y = self._turned(y)
         c, h, w = self.event_shape

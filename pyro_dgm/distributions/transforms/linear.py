@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyro_dgm.distributions.transforms.bijection import Bijection
+from pyro_dgm.distributions.transforms.bijection import Bijection, exactly
 from pyro_dgm.distributions.transforms.parameters import Parameters
 from pyro_dgm.shapes import positive_sizes
 
@@ -26,16 +26,20 @@ class _Linear(Bijection):
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         given = self.parameters_of(context)
         columns = self._columns(x, context)
-        if context is None:  # W itself first: there are more columns than features; one datum after the other
-            w = self._times(torch.eye(self.features, dtype=x.dtype, device=x.device), given)
-            y = (columns.mT @ w.mT).mT
-        else:
-            y = self._times(columns, given)
+        with exactly(x):
+            if (
+                context is None
+            ):  # W itself first: there are more columns than features; one datum after the other
+                w = self._times(torch.eye(self.features, dtype=x.dtype, device=x.device), given)
+                y = (columns.mT @ w.mT).mT
+            else:
+                y = self._times(columns, given)
         return self._shaped(y + given["b"].unsqueeze(-1), x, context), self._log_det(given, x)
 
     def _inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         given = self.parameters_of(context)
-        x = self._solved(self._columns(y, context) - given["b"].unsqueeze(-1), given)
+        with exactly(y):
+            x = self._solved(self._columns(y, context) - given["b"].unsqueeze(-1), given)
         return self._shaped(x, y, context), -self._log_det(given, y)
 
     def _columns(self, x: Tensor, context: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from pyro_dgm.distributions.numerics import at_least_float32
 from pyro_dgm.distributions.transforms.bijection import Bijection, sum_event
 from pyro_dgm.distributions.transforms.coupling import beside, require_both
 from pyro_dgm.distributions.transforms.univariate import Affine, Univariate
@@ -69,6 +70,6 @@ class MaskedCoupling(Bijection):
         dims = len(self.event_shape)
         seen = torch.where(self.kept, x, 0.0)
         params = self.network(seen if context is None else beside(seen, context, dims))
-        y, log_slopes = univariate(x, params.movedim(-1 - dims, -1))
+        y, log_slopes = univariate(x, at_least_float32(params).movedim(-1 - dims, -1))
         log_slopes = torch.where(self.kept, 0.0, log_slopes)
         return torch.where(self.kept, x, y), sum_event(log_slopes, self.event_shape)

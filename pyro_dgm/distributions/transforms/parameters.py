@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_dgm.distributions.numerics import at_least_float32
+
 
 class Parameters(nn.Module):
     """Named tensors: parameters, or, with a context, parts of W c + b.
@@ -47,7 +49,7 @@ class Parameters(nn.Module):
         """The tensors by name, (*shape), or (..., *shape) for contexts (..., context_features)."""
         flat: Tensor = self.bias
         if self.weight is not None and context is not None:
-            flat = nn.functional.linear(context, self.weight, self.bias)
+            flat = at_least_float32(nn.functional.linear(context, self.weight, self.bias))
         parts = flat.split(self.sizes, -1)
         return {
             name: part.reshape((*flat.shape[:-1], *shape))

@@ -27,18 +27,16 @@ class Permutation(Bijection):
     """
 
     order: Tensor
-    back: Tensor
 
     def __init__(self, order: Sequence[int] | Tensor, *, event_shape: Sequence[int] | None = None) -> None:
         super().__init__((len(order),) if event_shape is None else event_shape)
         self.register_buffer("order", order_of(order, self.event_shape[0]))
-        self.register_buffer("back", self.order.argsort(), persistent=False)
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return self._moved(x, self.order)
 
     def _inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self._moved(y, self.back)
+        return self._moved(y, self.order.argsort())
 
     def _moved(self, x: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         leading = x.shape[: x.dim() - len(self.event_shape)]

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_dgm.distributions.transforms.bijection import Bijection
+from pyro_dgm.distributions.transforms.bijection import Bijection, exactly
 from pyro_dgm.distributions.transforms.linear import reflected, units
 from pyro_dgm.distributions.transforms.parameters import Parameters
 from pyro_dgm.distributions.transforms.roots import increasing_root
@@ -105,12 +105,20 @@ class Sylvester(Bijection):
         return q
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        with exactly(x):
+            return self._mapped(x, context)
+
+    def _inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        with exactly(y):
+            return self._mapped_back(y, context)
+
+    def _mapped(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         q, r, twin, b = self._parts(context)
         s = _times(q.mT, x)
         h = (_times(twin, s) + b).tanh()
         return x + _times(q, _times(r, h)), _log_det(h, r, twin)
 
-    def _inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _mapped_back(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         q, r, twin, b = self._parts(context)
         t = _times(q.mT, y)
         found: list[Tensor] = []  # h of the last elements, in their order
