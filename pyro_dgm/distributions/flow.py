@@ -156,6 +156,8 @@ class FlowDistribution(TorchDistribution):
 
     def _state(self, y: Tensor) -> Any:
         """What changes with a draw and with the map: their tensors, and how often they were written to."""
+        if torch.compiler.is_compiling():  # nothing is written to between a draw and its density in one graph
+            return None
         tensors = [y, *self.bijection.parameters(), *self.bijection.buffers()]
         tensors += [] if self.context is None else [self.context]
         return torch.is_grad_enabled(), [(id(tensor), tensor._version) for tensor in tensors]

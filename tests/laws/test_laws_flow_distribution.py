@@ -203,6 +203,24 @@ def test_a_support_with_an_event_dimension_of_its_own():
 
 
 @pytest.mark.parametrize("name", FLOWS)
+def test_draws_and_their_densities_are_compiled_once(name):
+    """Nothing that changes from call to call, such as how often a tensor was written to, is part of the graph."""
+    torch._dynamo.reset()
+    p = flow(name)
+
+    @torch.compile(backend="eager", dynamic=False)
+    def both(base):
+        q = FlowDistribution(base, p.bijection)
+        y = q.rsample((5,))
+        return y, q.log_prob(y)
+
+    with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(3):
+            y, density = both(p.base)
+            torch.testing.assert_close(density, p.log_prob(y.clone()))
+
+
+@pytest.mark.parametrize("name", FLOWS)
 def test_no_data_have_no_densities(name):
     assert flow(name).log_prob(torch.zeros(0, 2).double()).shape == (0,)
     assert flow(name).sample((0,)).shape == (0, 2)

@@ -75,6 +75,7 @@ class MaskedAutoregressive(Bijection):
         y, log_slopes = self.univariate.forward_and_log_slope(x, self._params(x, context))
         return y, sum_event(log_slopes, self.event_shape)
 
+    @torch.compiler.disable  # torch.compile would unroll it, element by element
     def _inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         leading = y.shape[: y.dim() - len(self.event_shape)]
         flat = y.reshape(leading.numel(), self.network.size)  # (n, D)
