@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_dgm.distributions.transforms import Bijection
-from pyro_dgm.distributions.transforms.bijection import without_inverse
 from pyro_dgm.errors import InvalidInput
 from pyro_dgm.shapes import check_event
 
@@ -126,10 +125,7 @@ class FlowDistribution(TorchDistribution):
             )
             context = context.expand(leading + self.bijection.context_shape)
             value = value.expand(leading + self.event_shape)
-        try:
-            x, log_det = self.bijection.inverse_and_log_det(value, context)
-        except NotImplementedError as problem:
-            raise without_inverse(self.bijection) from problem
+        x, log_det = self.bijection.inverse_and_log_det(value, context)
         return self.base.log_prob(x) + log_det if log_det.numel() else log_det  # torch checks no empty batch
 
     def _check_support(self, value: Tensor) -> None:

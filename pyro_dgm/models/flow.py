@@ -133,8 +133,8 @@ def image_scales(
             expected="(channels, height, width), height and width divisible by 2^num_scales",
         )
     c, h, w = shape
-    shapes = [(c * 2**place, h // 2**place, w // 2**place) for place in range(times)]
-    return list(shapes), _features(num_classes, context_shape)
+    shapes: list[tuple[int, ...]] = [(c * 2**place, h // 2**place, w // 2**place) for place in range(times)]
+    return shapes, _features(num_classes, context_shape)
 
 
 def _features(num_classes: int | None, context_shape: Sequence[int]) -> int:

@@ -28,7 +28,7 @@ class Bijection(nn.Module):
 
     Raises:
         InvalidInput: a size below one, or, when called, data or contexts of another shape.
-        IncompatibleModel: when called, a context that is missing or not taken.
+        IncompatibleModel: when called, a context that is missing or not taken; or an inverse that is not implemented.
     """
 
     def __init__(
@@ -57,7 +57,10 @@ class Bijection(nn.Module):
         """x (..., *event_shape) and log|det dx/dy| (...) of ``y`` (..., *out_shape)."""
         check_event(y, self.out_shape, f"data of the inverse of {type(self).__name__}")
         self.check_context(context)
-        return self._inverse(y, context)
+        try:
+            return self._inverse(y, context)
+        except NotImplementedError as problem:
+            raise without_inverse(self) from problem
 
     @abstractmethod
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -86,7 +86,7 @@ class AutoregressiveConv(Bijection):
         y = own @ x.flatten(-2) + b.unsqueeze(-1)
         if shifted:
             y = y + earlier @ torch.cat(shifted, -3).flatten(-2)
-        return self._turned(y.unflatten(-1, (h, w))), self._total(log_det, y.shape[:-2])
+        return self._turned(y.unflatten(-1, (h, w))), log_det.expand(y.shape[:-2])
 
     def _inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         with exactly(y):
@@ -106,13 +106,10 @@ class AutoregressiveConv(Bijection):
                         rest = rest - weight @ found[i + di, j + dj]
                 found[i, j] = torch.linalg.solve_triangular(own, rest, upper=False)
         x = torch.cat(list(found.values()), -1).unflatten(-1, (h, w))
-        return self._turned(x), -self._total(log_det, x.shape[:-3])
+        return self._turned(x), -log_det.expand(x.shape[:-3])
 
     def _turned(self, x: Tensor) -> Tensor:
         return x.flip((-3, -2, -1)) if self.flipped else x
-
-    def _total(self, log_det: Tensor, leading: torch.Size) -> Tensor:
-        return log_det.expand(leading)
 
 
 def emerging_conv(event_shape: Sequence[int], kernel_size: int = 3, *, context_features: int = 0) -> Chain:

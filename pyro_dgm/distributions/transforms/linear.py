@@ -27,9 +27,8 @@ class _Linear(Bijection):
         given = self.parameters_of(context)
         columns = self._columns(x, context)
         with exactly(x):
-            if (
-                context is None
-            ):  # W itself first: there are more columns than features; one datum after the other
+            if context is None:
+                # W itself first: there are more columns than features. Data lie one after the other.
                 w = self._times(torch.eye(self.features, dtype=x.dtype, device=x.device), given)
                 y = (columns.mT @ w.mT).mT
             else:
