@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import types
 
 import nflows.transforms
 import normflows
@@ -142,6 +143,13 @@ def step(flow, x):
     density(flow, x).mean().backward()
 
 
+def compiled(function, library):
+    """`function` through `torch.compile`, with graphs of its own: those of one piece of code share a cache."""
+    code = function.__code__.replace(co_name=f"{function.__name__}_{library}")
+    own = types.FunctionType(code, function.__globals__, closure=function.__closure__)
+    return torch.compile(own, dynamic=False)
+
+
 def repeated(function, flow, x):
     def run(number):
         for _ in range(number):
@@ -163,14 +171,10 @@ def main():
         work = {"log_prob": density, "sample": draw(number), "step": step}
         for what in arguments.work:
             function, runs = work[what], {}
-            torch._dynamo.reset()  # one function of several flows: each is compiled anew
+            torch._dynamo.reset()
             for library, flow in flows.items():
-                if arguments.compiled and not (
-                    name == "MAF" and what == "sample"
-                ):  # unrolled over 63 elements
-                    made = torch.compile(function, dynamic=False)
-                else:
-                    made = function
+                unrolled = name == "MAF" and what == "sample"  # over 63 elements: no graph to compile
+                made = compiled(function, library) if arguments.compiled and not unrolled else function
                 run = repeated(made, flow, x)
                 with torch.set_grad_enabled(what == "step"):
                     try:

@@ -151,7 +151,8 @@ def _triangular(raw: Tensor) -> Tensor:
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+    """The product, whose draws share the matrix of their context: ``@`` would copy it for each of them."""
+    return torch.einsum("...ij,...j->...i", matrix, vector)
 
 
 def _dot(row: Tensor, values: list[Tensor]) -> Tensor | float:
