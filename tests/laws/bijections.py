@@ -83,6 +83,7 @@ BIJECTIONS = {
     # Triangular matrices of many random numbers are too ill-conditioned for slogdet itself.
     "autoregressive_conv": lambda c: AutoregressiveConv((1, 2, 2) if c else (2, 3, 4), context_features=c),
     "images": _images,
+    "actnorm": lambda c: ActNorm((3, 2, 2), context_features=c),
     "chain": lambda c: Chain(
         [
             MaskedAutoregressive((4,), hidden=(8,), context_features=c),
@@ -94,7 +95,6 @@ BIJECTIONS = {
 FIXED = {
     "permutation": lambda: Permutation([2, 0, 3, 1]),
     "permutation_images": lambda: Permutation([2, 0, 1], event_shape=(3, 2, 2)),
-    "actnorm": lambda: ActNorm((3, 2, 2)),
     "squeeze": lambda: Squeeze((2, 4, 2)),
     "emerging_conv": lambda: emerging_conv((2, 3, 2)),  # with a context it is two of the above
     "torch": lambda: TorchTransform(pyro_transforms.affine_coupling(4, hidden_dims=[8]), (4,)),

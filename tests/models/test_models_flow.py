@@ -29,11 +29,13 @@ def test_a_flow_learns_moons_far_better_than_a_normal_distribution():
     assert flow().log_prob(moons.test.x).mean() > gaussian + 0.5
 
 
-def test_normalisations_start_at_the_data():
-    x = 5 + 2 * torch.randn(1000, 3)
-    flow = models.Flow(Chain([Coupling([True, False, True]), ActNorm((3,))]))
-    flow.initialize(x)
-    e, _ = flow.bijection.parts[1].inverse_and_log_det(x)
+@pytest.mark.parametrize("features", [0, 2])
+def test_normalisations_start_at_the_data(features):
+    x, context = 5 + 2 * torch.randn(1000, 3), torch.randn(1000, 2) if features else None
+    parts = [Coupling([True, False, True]), ActNorm((3,), context_features=features)]
+    flow = models.Flow(Chain(parts), context_shape=(features,) if features else ())
+    flow.initialize(x, context)
+    e, _ = parts[1].inverse_and_log_det(x, context)
     torch.testing.assert_close(e.mean(0), torch.zeros(3), rtol=0, atol=1e-4)
     torch.testing.assert_close(e.std(0, correction=0), torch.ones(3), rtol=0, atol=1e-4)
 
