@@ -18,6 +18,7 @@ def maf(
     hidden: Sequence[int] = (64, 64),
     activation: Callable[[], nn.Module] = nn.ReLU,
     univariate: Callable[[], Univariate] | None = None,
+    direct: bool = True,
     base: nn.Module | None = None,
     num_classes: int | None = None,
     context_shape: Sequence[int] = (),
@@ -36,6 +37,7 @@ def maf(
         hidden: widths of the hidden layers of each network.
         activation: makes one elementwise activation layer.
         univariate: makes the map tau of one element; affine by default.
+        direct: whether the data are also seen by the outputs of each network directly, as in MADE.
         base: piece p(e); standard normal by default.
         num_classes: number of classes, for p(x | y) given labels y.
         context_shape: shape of a context, (features,); () for none.
@@ -54,7 +56,7 @@ def maf(
     """
 
     def parts(size: int, features: int) -> list[Bijection]:
-        maps = _autoregressions(num_layers, size, features, hidden, activation, univariate)
+        maps = _autoregressions(num_layers, size, features, hidden, activation, univariate, direct)
         return [part for each in maps for part in (Inverse(each), ActNorm((size,)))]
 
     return vector_flow(data_shape, parts, base=base, num_classes=num_classes, context_shape=context_shape)
@@ -67,6 +69,7 @@ def iaf(
     hidden: Sequence[int] = (64, 64),
     activation: Callable[[], nn.Module] = nn.ReLU,
     univariate: Callable[[], Univariate] | None = None,
+    direct: bool = True,
     base: nn.Module | None = None,
     num_classes: int | None = None,
     context_shape: Sequence[int] = (),
@@ -86,6 +89,7 @@ def iaf(
         hidden: widths of the hidden layers of each network.
         activation: makes one elementwise activation layer.
         univariate: makes the map tau of one element; affine by default.
+        direct: whether the data are also seen by the outputs of each network directly, as in MADE.
         base: piece p(e); standard normal by default.
         num_classes: number of classes, for p(x | y) given labels y.
         context_shape: shape of a context, (features,); () for none.
@@ -105,7 +109,7 @@ def iaf(
     """
 
     def parts(size: int, features: int) -> list[Bijection]:
-        maps = _autoregressions(num_layers, size, features, hidden, activation, univariate)
+        maps = _autoregressions(num_layers, size, features, hidden, activation, univariate, direct)
         return [part for each in maps for part in (each, ActNorm((size,)))]
 
     return vector_flow(data_shape, parts, base=base, num_classes=num_classes, context_shape=context_shape)
@@ -118,6 +122,7 @@ def _autoregressions(
     hidden: Sequence[int],
     activation: Callable[[], nn.Module],
     univariate: Callable[[], Univariate] | None,
+    direct: bool,
 ) -> list[Bijection]:
     return [
         MaskedAutoregressive(
@@ -126,6 +131,7 @@ def _autoregressions(
             hidden=hidden,
             activation=activation,
             order=range(size)[:: -1 if layer % 2 else 1],
+            direct=direct,
             context_features=features,
         )
         for layer in range(count_in_a_row(num_layers, "num_layers"))

@@ -1,4 +1,8 @@
-"""The same flows of ours, zuko and nflows: layers, widths, activations and bins; standard normal noise."""
+"""The same flows of ours, zuko and nflows: layers, widths, activations and bins; standard normal noise.
+
+Ours stands there twice: "ours" has what the others have and no more, and "ours by default" what `pyro_dgm.models` adds:
+normalisations, and in masked networks direct connections from data to outputs.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import zuko
 from torch import nn
 
 from pyro_dgm import models
+from pyro_dgm.distributions.transforms import ActNorm, Chain
 
 BINS, BOUND = 8, 3.0
 
@@ -18,6 +23,10 @@ BINS, BOUND = 8, 3.0
 def parity(size, layer):
     """The mask of a coupling: which elements it keeps."""
     return torch.arange(size) % 2 == layer % 2
+
+
+def without_norms(flow):
+    return models.Flow(Chain([part for part in flow.bijection.parts if not isinstance(part, ActNorm)]))
 
 
 class Nflows(nn.Module):
@@ -66,7 +75,8 @@ def maf(size, layers, hidden):
         if layer + 1 < layers:
             theirs.append(nflows.transforms.ReversePermutation(size))
     return {
-        "ours": models.maf((size,), num_layers=layers, hidden=hidden),
+        "ours": without_norms(models.maf((size,), num_layers=layers, hidden=hidden, direct=False)),
+        "ours by default": models.maf((size,), num_layers=layers, hidden=hidden),
         "zuko": zuko.flows.MAF(size, transforms=layers, hidden_features=hidden),
         "nflows": Nflows(size, theirs),
     }
@@ -78,8 +88,10 @@ def real_nvp(size, layers, hidden):
         nflows.transforms.AffineCouplingTransform((~parity(size, layer)).long(), net(hidden))
         for layer in range(layers)
     ]
+    ours = [models.real_nvp((size,), num_layers=layers, hidden=hidden) for _ in range(2)]
     return {
-        "ours": models.real_nvp((size,), num_layers=layers, hidden=hidden),
+        "ours": without_norms(ours[0]),
+        "ours by default": ours[1],
         "zuko": zuko.flows.NICE(size, transforms=layers, hidden_features=hidden),
         "nflows": Nflows(size, theirs),
     }
@@ -110,8 +122,14 @@ def spline(size, layers, hidden):
                 (~parity(size, layer)).long(), net(hidden), num_bins=BINS, tails="linear", tail_bound=BOUND
             )
         )
-    ours = models.neural_spline_flow((size,), num_layers=layers, hidden=hidden, num_bins=BINS, bound=BOUND)
-    return {"ours": ours, "zuko": zuko_flow(size, zukos), "nflows": Nflows(size, theirs)}
+    given = {"num_layers": layers, "hidden": hidden, "num_bins": BINS, "bound": BOUND}
+    ours = [models.neural_spline_flow((size,), **given) for _ in range(2)]
+    return {
+        "ours": without_norms(ours[0]),
+        "ours by default": ours[1],
+        "zuko": zuko_flow(size, zukos),
+        "nflows": Nflows(size, theirs),
+    }
 
 
 ARCHITECTURES = {"maf": maf, "real_nvp": real_nvp, "spline": spline}

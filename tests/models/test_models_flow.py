@@ -48,6 +48,18 @@ def test_a_flow_is_a_prior():
     assert all(bool(parameter.grad.any()) for parameter in prior.bijection.parts[0].parameters())
 
 
+@pytest.mark.parametrize("make", [models.maf, models.iaf])
+def test_networks_without_direct_connections(make):
+    sizes = [
+        sum(p.numel() for p in make((6,), hidden=(8,), direct=direct).parameters())
+        for direct in (True, False)
+    ]
+    assert sizes[0] - sizes[1] == 5 * 6 * 12  # layers, inputs and parameters of each of them
+    flow = make((6,), hidden=(8,), direct=False)
+    x = flow.sample(5)
+    assert flow().log_prob(x).shape == (5,)
+
+
 def test_images_and_labels():
     flow = models.real_nvp((1, 2, 2), num_layers=2, hidden=(8,), num_classes=3)
     x, y = torch.rand(6, 1, 2, 2), torch.arange(6) % 3

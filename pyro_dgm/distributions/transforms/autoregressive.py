@@ -27,6 +27,7 @@ class MaskedAutoregressive(Bijection):
         hidden: widths of the hidden layers.
         activation: makes one elementwise activation layer.
         order: flat positions of the elements from first to last; as they lie by default.
+        direct: whether the data are also seen by the outputs directly, as in MADE.
         context_features: size of a context; 0 for none.
 
     Raises:
@@ -53,6 +54,7 @@ class MaskedAutoregressive(Bijection):
         hidden: Sequence[int] = (64, 64),
         activation: Callable[[], nn.Module] = nn.ReLU,
         order: Sequence[int] | Tensor | None = None,
+        direct: bool = True,
         context_features: int = 0,
     ) -> None:
         super().__init__(event_shape, context_shape=(context_features,) if context_features else ())
@@ -63,6 +65,7 @@ class MaskedAutoregressive(Bijection):
             hidden=hidden,
             activation=activation,
             order=order,
+            direct=direct,
             context_features=context_features,
         )
         with torch.no_grad():  # near the identity
