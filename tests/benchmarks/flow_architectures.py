@@ -26,6 +26,7 @@ def parity(size, layer):
 
 
 def without_norms(flow):
+    """A new flow of the same maps but those that normalise."""
     return models.Flow(Chain([part for part in flow.bijection.parts if not isinstance(part, ActNorm)]))
 
 

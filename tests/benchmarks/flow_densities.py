@@ -32,6 +32,11 @@ def log_likelihoods(flow, x, log_scale):
     return torch.cat([flow().log_prob(part) for part in x.split(5000)]) - log_scale
 
 
+def told(nats):
+    """The mean of each datum's, and its standard error."""
+    return f"{nats.mean().item():.3f} +- {nats.std().item() / math.sqrt(len(nats)):.3f} nats"
+
+
 def step(flow, optimizer, batch):
     start = time.process_time()
     loss = -flow().log_prob(batch).mean()
@@ -79,23 +84,16 @@ def main():
                 best[name] = (found, epoch, copy.deepcopy(flow.state_dict()))
         line = "  ".join(f"{name} {best[name][0]:.3f} ({best[name][1]})" for name in flows)
         print(f"epoch {epoch}: best validated {line}", flush=True)
-    tested = {}
+    tested, architecture = {}, arguments.architecture
     for name, flow in flows.items():
         flow.load_state_dict(best[name][2])
-        found = log_likelihoods(flow, test, log_scale)
-        tested[name] = found
-        error = found.std().item() / math.sqrt(len(found))
+        tested[name] = log_likelihoods(flow, test, log_scale)
         count = sum(parameter.numel() for parameter in flow.parameters())
-        print(
-            f"{arguments.architecture} {name}: test {found.mean().item():.3f} +- {error:.3f} nats, "
-            f"epoch {best[name][1]}, {count} parameters, {1e3 * statistics.median(times[name]):.1f} ms a step"
-        )
-    for name in list(tested)[1:]:
-        more = tested["ours"] - tested[name]
-        error = more.std().item() / math.sqrt(len(more))
-        print(
-            f"{arguments.architecture} ours - {name}, of the same data: {more.mean().item():.3f} +- {error:.3f} nats"
-        )
+        cost = f"{count} parameters, {1e3 * statistics.median(times[name]):.1f} ms a step"
+        print(f"{architecture} {name}: test {told(tested[name])}, epoch {best[name][1]}, {cost}")
+    ours = tested.pop("ours")
+    for name, others in tested.items():
+        print(f"{architecture} ours - {name}, of the same data: {told(ours - others)}")
 
 
 if __name__ == "__main__":

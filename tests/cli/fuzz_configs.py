@@ -184,10 +184,9 @@ def shorten(tree: dict[str, Any]) -> None:
     draws_in_steps = False
     for _, found in class_nodes(tree.get("program")):
         arguments = found.get("init_args")
-        draws_in_steps |= "DRAW" in str(found["class_path"])
         most = {"num_steps": 20, "num_blocks": 20, "num_layers": 20}
         if "DRAW" in str(found["class_path"]):  # twenty take two seconds on a core whose neighbours are busy
-            most["num_steps"] = 10
+            draws_in_steps, most["num_steps"] = True, 10
         if "PixelRNN" in str(found["class_path"]):  # row after row in each layer
             most |= {"num_layers": 2, "hidden": 32}
         for name, limit in most.items():

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_dgm.distributions.numerics import at_least_float32
 from pyro_dgm.distributions.transforms.bijection import Bijection
+from pyro_dgm.distributions.transforms.parameters import Parameters
 
 
 class ActNorm(Bijection):
@@ -39,11 +39,7 @@ class ActNorm(Bijection):
     def __init__(self, event_shape: Sequence[int], *, context_features: int = 0) -> None:
         super().__init__(event_shape, context_shape=(context_features,) if context_features else ())
         shape = (self.event_shape[0], *(1,) * (len(self.event_shape) - 1))
-        self.s, self.b = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(shape))
-        self.of_context = None
-        if context_features:
-            self.of_context = nn.Linear(context_features, 2 * self.event_shape[0], bias=False)
-            nn.init.zeros_(self.of_context.weight)
+        self.parameters_of = Parameters({"s": shape, "b": shape}, context_features, scale=0.0)
         self.places = math.prod(self.event_shape[1:])
         self.register_buffer("started", torch.tensor(False))
 
@@ -52,18 +48,10 @@ class ActNorm(Bijection):
         """Sets the parameters, if nothing has yet, and maps the data back."""
         if not self.started:
             columns = y.movedim(-len(self.event_shape), 0).flatten(1)
-            self.b.copy_(columns.mean(1).reshape(self.b.shape))
-            self.s.copy_(columns.std(1, correction=0).clamp(min=1e-6).log().reshape(self.s.shape))
+            s, b = columns.std(1, correction=0).clamp(min=1e-6).log(), columns.mean(1)
+            self.parameters_of.bias.copy_(torch.cat([s, b]))
             self.started.fill_(True)
         return super().start(y, context)
-
-    def _parts(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """s and b, of the event's dimensions, or (..., those) for contexts (..., context_features)."""
-        if self.of_context is None or context is None:
-            return self.s, self.b
-        added = at_least_float32(self.of_context(context))
-        s, b = added.reshape((*context.shape[:-1], 2, *self.s.shape)).unbind(-self.s.dim() - 1)
-        return self.s + s, self.b + b
 
     def _log_det(self, s: Tensor, x: Tensor) -> Tensor:
         leading = x.shape[: x.dim() - len(self.event_shape)]
@@ -71,9 +59,9 @@ class ActNorm(Bijection):
         return log_det.expand(torch.broadcast_shapes(log_det.shape, leading))
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        s, b = self._parts(context)
-        return x * s.exp() + b, self._log_det(s, x)
+        given = self.parameters_of(context)
+        return x * given["s"].exp() + given["b"], self._log_det(given["s"], x)
 
     def _inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        s, b = self._parts(context)
-        return (y - b) * (-s).exp(), -self._log_det(s, y)
+        given = self.parameters_of(context)
+        return (y - given["b"]) * (-given["s"]).exp(), -self._log_det(given["s"], y)

@@ -17,7 +17,7 @@ class Parameters(nn.Module):
     Args:
         shapes: shape of each by name.
         context_features: size of a context; 0 for none.
-        scale: standard deviation of what they start from.
+        scale: standard deviation of what they start from; with 0 nothing is drawn.
         start: tensors, (*shape), that some start from.
 
     Example:
@@ -37,12 +37,12 @@ class Parameters(nn.Module):
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.sizes = sizes
-        first = {name: scale * torch.randn(shape) for name, shape in self.shapes.items()} | dict(start or {})
+        first = {name: _noise(scale, *shape) for name, shape in self.shapes.items()} | dict(start or {})
         self.bias = nn.Parameter(torch.cat([first[name].flatten() for name in self.shapes]))
         self.weight = None
         if context_features:
             self.weight = nn.Parameter(
-                scale / math.sqrt(context_features) * torch.randn(sum(sizes), context_features)
+                _noise(scale / math.sqrt(context_features), sum(sizes), context_features)
             )
 
     def forward(self, context: Tensor | None = None) -> dict[str, Tensor]:
@@ -55,3 +55,7 @@ class Parameters(nn.Module):
             name: part.reshape((*flat.shape[:-1], *shape))
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
+
+
+def _noise(scale: float, *shape: int) -> Tensor:
+    return scale * torch.randn(shape) if scale else torch.zeros(shape)
