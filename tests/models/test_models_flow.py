@@ -166,6 +166,17 @@ def test_a_map_without_an_inverse_is_no_density_of_data():
         objectives.ELBO()(flow.model, flow.guide, torch.zeros(5, 2))
 
 
+def test_an_inverse_that_lacks_an_operator_says_which(monkeypatch):
+    def lacking(self, y, context):
+        raise NotImplementedError("'solve' not implemented for 'Half'")
+
+    monkeypatch.setattr(OneWay, "_inverse", lacking)
+    with pytest.raises(
+        IncompatibleModel, match="inverse in OneWay: 'solve' not implemented for 'Half'; expected"
+    ):
+        OneWay((2,)).inverse_and_log_det(torch.zeros(5, 2))
+
+
 def test_what_cannot_be_is_one_line():
     with pytest.raises(InvalidInput, match="no two halves in size: 3 channels; expected an even number"):
         halves(3)

@@ -20,8 +20,7 @@ def normal(b, s):
     """A flow that is Normal(b, exp(s)^2), elementwise."""
     maps = ActNorm((2,))
     with torch.no_grad():
-        maps.b.copy_(torch.tensor(b))
-        maps.s.copy_(torch.tensor(s))
+        maps.parameters_of.bias.copy_(torch.tensor([*s, *b]))
     return Flow(Chain([maps])).double()
 
 

@@ -60,7 +60,7 @@ class Bijection(nn.Module):
         try:
             return self._inverse(y, context)
         except NotImplementedError as problem:
-            raise without_inverse(self) from problem
+            raise without_inverse(self, problem) from problem
 
     @abstractmethod
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -157,11 +157,12 @@ def shared_context(parts: Sequence[Bijection], where: str) -> tuple[int, ...]:
     return next(iter(shapes), ())
 
 
-def without_inverse(map_: object) -> IncompatibleModel:
-    """The error for a map whose inverse is asked for, and which has none."""
+def without_inverse(map_: object, problem: Exception) -> IncompatibleModel:
+    """The error for a map whose inverse is asked for, and which has none; with what the problem itself says."""
     return IncompatibleModel(
         "a map without an inverse",
         where=type(map_).__name__,
+        value=str(problem) or None,  # torch says so too of operators that a data type or a device lacks
         expected="one that has an inverse, for the density of data",
         cure="a map of pyro_dgm.distributions.transforms, or Inverse(...) of it as the map to noise",
     )

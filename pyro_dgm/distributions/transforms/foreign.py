@@ -83,7 +83,7 @@ class TorchTransform(Bijection):
         try:
             x = transform.inv(y)
         except (NotImplementedError, KeyError) as problem:  # Pyro's planar maps look into a cache
-            raise without_inverse(transform) from problem
+            raise without_inverse(transform, problem) from problem
         log_det = transform.log_abs_det_jacobian(x, y)
         self._forgotten()
         return x, -self._total(log_det)
